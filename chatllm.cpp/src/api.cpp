@@ -1,0 +1,252 @@
+// The C interface: nothing is thrown across it, and every failure is a status and a line for the host.
+
+#include "libchatllm.h"
+
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/base64.h"
+#include "session.h"
+
+using chatllm::Piece;
+
+struct chatllm_obj {
+    std::vector<std::string> words;
+    std::unique_ptr<chatllm::Session> session;
+    std::vector<Piece> message;
+    f_chatllm_print print = nullptr;
+    f_chatllm_end end = nullptr;
+    void *user_data = nullptr;
+    chatllm::Trace trace;
+    std::atomic<bool> running{false};
+    std::atomic<std::thread::id> runner{};
+
+    void say(int type, const char *text) const {
+        if (print != nullptr) print(user_data, type, text);
+    }
+};
+
+namespace {
+
+// Runs `work` and turns whatever it throws into an error line. Returns what `work` returns, or -1.
+template <typename Work> int fenced(const chatllm_obj *obj, Work &&work) noexcept {
+    try {
+        return work();
+    } catch (const std::bad_alloc &) {
+        obj->say(PRINTLN_ERROR, "out of memory: free memory, raise the limit or use a smaller model or a shorter clip");
+    } catch (const std::exception &error) {
+        obj->say(PRINTLN_ERROR, error.what());
+    } catch (...) {
+        obj->say(PRINTLN_ERROR, "unknown failure");
+    }
+    return -1;
+}
+
+// Marks the object as busy for one input, so that destroy can wait for it.
+class Running {
+public:
+    explicit Running(chatllm_obj *obj) : obj_(obj) {
+        if (obj->running.exchange(true)) throw chatllm::Error("the object is busy with another input");
+        obj->runner.store(std::this_thread::get_id());
+    }
+    ~Running() {
+        obj_->runner.store(std::thread::id());
+        obj_->running.store(false);
+        obj_->running.notify_all();
+    }
+    Running(const Running &) = delete;
+    Running &operator=(const Running &) = delete;
+
+private:
+    chatllm_obj *obj_;
+};
+
+chatllm::Session &loaded(const chatllm_obj *obj) {
+    if (!obj->session) throw chatllm::Error("no model is loaded: call chatllm_start first");
+    return *obj->session;
+}
+
+int run_input(chatllm_obj *obj, const std::vector<Piece> &pieces) {
+    const int status = fenced(obj, [&] {
+        loaded(obj).run(pieces, [&](const std::string &text) { obj->say(PRINT_CHAT_CHUNK, text.c_str()); }, obj->trace);
+        return 0;
+    });
+    if (obj->end != nullptr) obj->end(obj->user_data);
+    return status;
+}
+
+std::string milliseconds(double ms) {
+    char text[32];
+    std::snprintf(text, sizeof(text), "%.1f ms", ms);
+    return text;
+}
+
+}  // namespace
+
+void chatllm_append_init_param(const char *) {}
+int chatllm_init(void) { return 0; }
+
+struct chatllm_obj *chatllm_create(void) { return new (std::nothrow) chatllm_obj; }
+
+void chatllm_append_param(struct chatllm_obj *obj, const char *utf8_str) {
+    if (obj == nullptr || utf8_str == nullptr) return;
+    fenced(obj, [&] {
+        obj->words.emplace_back(utf8_str);
+        return 0;
+    });
+}
+
+int chatllm_start(struct chatllm_obj *obj, f_chatllm_print f_print, f_chatllm_end f_end, void *user_data) {
+    if (obj == nullptr) return -1;
+    obj->print = f_print;
+    obj->end = f_end;
+    obj->user_data = user_data;
+    return fenced(obj, [&] {
+        if (obj->session) throw chatllm::Error("a model is loaded already: destroy the object and create another");
+        const char *isa = std::getenv("CHATLLM_ISA");
+        obj->session = std::make_unique<chatllm::Session>(chatllm::Options::parse(obj->words), isa == nullptr ? "" : isa);
+        obj->say(PRINTLN_MODEL_INFO, chatllm::describe_model(obj->session->file()).c_str());
+        return 0;
+    });
+}
+
+int chatllm_user_input(struct chatllm_obj *obj, const char *utf8_str) {
+    if (obj == nullptr || utf8_str == nullptr) return -1;
+    return fenced(obj, [&] {
+        const Running running(obj);
+        std::vector<Piece> pieces;
+        const int status = fenced(obj, [&] {
+            pieces = chatllm::split_input(utf8_str, loaded(obj).options());
+            return 0;
+        });
+        if (status == 0) return run_input(obj, pieces);
+        if (obj->end != nullptr) obj->end(obj->user_data);
+        return status;
+    });
+}
+
+void chatllm_multimedia_msg_prepare(struct chatllm_obj *obj) {
+    if (obj != nullptr) obj->message.clear();
+}
+
+int chatllm_multimedia_msg_append(struct chatllm_obj *obj, const char *type, const char *utf8_str) {
+    if (obj == nullptr || type == nullptr || utf8_str == nullptr) return -1;
+    return fenced(obj, [&] {
+        const std::string kind = type;
+        if (kind == "text") {
+            obj->message.push_back({Piece::Kind::text, utf8_str});
+        } else if (kind == "audio") {
+            const auto bytes = chatllm::decode_base64(utf8_str);
+            obj->message.push_back({Piece::Kind::audio_bytes, {reinterpret_cast<const char *>(bytes.data()), bytes.size()}});
+        } else {
+            throw chatllm::Error("message: type '" + chatllm::printable(kind) + "' is neither text nor audio");
+        }
+        return 0;
+    });
+}
+
+int chatllm_user_input_multimedia_msg(struct chatllm_obj *obj) {
+    if (obj == nullptr) return -1;
+    return fenced(obj, [&] {
+        const Running running(obj);
+        return run_input(obj, obj->message);
+    });
+}
+
+void chatllm_set_gen_max_tokens(struct chatllm_obj *obj, int gen_max_tokens) {
+    if (obj != nullptr && obj->session) obj->session->set_max_new_tokens(gen_max_tokens);
+}
+
+void chatllm_restart(struct chatllm_obj *obj, const char *utf8_sys_prompt) {
+    if (obj == nullptr || !obj->session) return;
+    fenced(obj, [&] {
+        if (utf8_sys_prompt != nullptr) obj->session->set_system_prompt(utf8_sys_prompt);
+        obj->session->restart();
+        return 0;
+    });
+}
+
+void chatllm_abort_generation(struct chatllm_obj *obj) {
+    if (obj != nullptr && obj->session) obj->session->abort();
+}
+
+int chatllm_destroy(struct chatllm_obj *obj) {
+    if (obj == nullptr) return 0;
+    if (obj->runner.load() == std::this_thread::get_id()) return -1;
+    while (obj->running.load()) {
+        chatllm_abort_generation(obj);
+        obj->running.wait(true);
+    }
+    const std::unique_ptr<chatllm_obj> owned(obj);
+    return 0;
+}
+
+int chatllm_get_cursor(struct chatllm_obj *obj) { return obj != nullptr && obj->session ? obj->session->cursor() : -1; }
+
+void chatllm_show_statistics(struct chatllm_obj *obj) {
+    if (obj == nullptr) return;
+    fenced(obj, [&] {
+        chatllm::Session &session = loaded(obj);
+        const chatllm::Statistics &s = session.statistics();
+        const std::string lines[] = {
+            "tokens: generated " + std::to_string(s.n_generated_tokens) + ", prompt " + std::to_string(s.n_prompt_tokens) +
+                ", audio " + std::to_string(s.n_audio_tokens),
+            "timings: read " + milliseconds(s.read_ms) + ", mel " + milliseconds(s.mel_ms) + ", encode " +
+                milliseconds(s.encode_ms) + ", prefill " + milliseconds(s.prefill_ms) + ", decode " + milliseconds(s.decode_ms),
+            std::string("kernels: ") + session.isa() + ", threads: " + std::to_string(session.n_threads()),
+        };
+        for (const std::string &line : lines) obj->say(PRINTLN_META, line.c_str());
+        return 0;
+    });
+}
+
+int chatllm_text_tokenize(struct chatllm_obj *obj, const char *utf8_str) {
+    if (obj == nullptr || utf8_str == nullptr) return -1;
+    return fenced(obj, [&] {
+        const auto ids = loaded(obj).file().tokenizer().encode_with_added(utf8_str);
+        std::string line;
+        for (const std::int32_t id : ids) {
+            if (!line.empty()) line += ',';
+            line += std::to_string(id);
+        }
+        obj->say(PRINTLN_TOKEN_IDS, line.c_str());
+        return static_cast<int>(ids.size());
+    });
+}
+
+const char *chatllm_inspect_model(const char *utf8_path) {
+    // The interface has no object to hang the answer on.
+    static thread_local std::string answer;
+    try {
+        try {
+            const chatllm::ModelFile file(utf8_path == nullptr ? "" : utf8_path);
+            answer = chatllm::describe_model(file);
+        } catch (const chatllm::Error &error) {
+            answer = "{\"error\": \"" + chatllm::json_escaped(error.what()) + "\"}";
+        }
+        return answer.c_str();
+    } catch (...) {
+        return "{\"error\": \"out of memory\"}";
+    }
+}
+
+int chatllm_ext_set_trace(struct chatllm_obj *obj, f_chatllm_ext_trace f_trace, void *user_data) {
+    if (obj == nullptr) return -1;
+    return fenced(obj, [&] {
+        if (f_trace == nullptr) {
+            obj->trace = {};
+        } else {
+            obj->trace = chatllm::Trace([=](const char *name, const float *data, const std::int64_t *shape, int n_dims) {
+                f_trace(user_data, name, data, shape, n_dims);
+            });
+        }
+        return 0;
+    });
+}

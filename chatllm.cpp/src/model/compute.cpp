@@ -1,0 +1,131 @@
+#include "model/compute.h"
+
+#include <algorithm>
+
+namespace chatllm {
+namespace {
+
+// Rows of weights that are unpacked together: enough to pay for the loop around them, few enough for the cache.
+constexpr int tile_rows = 16;
+
+bool has_offsets(TensorType type) { return type != TensorType::q8_0; }
+
+}  // namespace
+
+void QuantBuffers::layout(ArenaCursor &arena, std::size_t n, std::size_t n_cols) {
+    quants = arena.take<std::int8_t>(n * n_cols);
+    const std::size_t n_blocks = (n_cols + quant_block - 1) / quant_block;
+    scales = arena.take<float>(n * n_blocks);
+    sums = arena.take<float>(n * n_blocks);
+}
+
+Compute::Compute(const Kernels &kernels, int n_threads, int widest_row)
+    : kernels_(kernels),
+      // A multiple of the block, so that scales have whole rows.
+      widest_row_((static_cast<std::size_t>(widest_row) + quant_block - 1) / quant_block * quant_block),
+      scratch_bytes_(tile_rows * (widest_row_ * (sizeof(float) + 1) + 2 * sizeof(float) * (widest_row_ / quant_block))),
+      scratch_memory_(static_cast<std::size_t>(n_threads) * scratch_bytes_, "scratch of the threads"),
+      pool_(n_threads) {}
+
+Compute::Scratch Compute::scratch(int thread) const {
+    std::byte *base = scratch_memory_.data() + static_cast<std::size_t>(thread) * scratch_bytes_;
+    const std::size_t n_scales = tile_rows * (widest_row_ / quant_block);
+    Scratch tile{};
+    tile.values = reinterpret_cast<float *>(base);
+    tile.scales = tile.values + tile_rows * widest_row_;
+    tile.offsets = tile.scales + n_scales;
+    tile.quants = reinterpret_cast<std::int8_t *>(tile.offsets + n_scales);
+    return tile;
+}
+
+Activations Compute::prepare(const float *x, int n, int n_cols, bool quantise, const QuantBuffers &buffers) {
+    Activations prepared{x, {nullptr, nullptr, nullptr}, n, n_cols};
+    if (!quantise) return prepared;
+    for_ranges(n, 8, [&](int first, int last, int) {
+        for (int t = first; t < last; ++t) {
+            const auto row = static_cast<std::size_t>(t) * static_cast<std::size_t>(n_cols);
+            kernels_.quantise_row(x + row, n_cols, buffers.quants + row, buffers.scales + row / quant_block,
+                                  buffers.sums + row / quant_block);
+        }
+    });
+    prepared.quants = {buffers.quants, buffers.scales, buffers.sums};
+    return prepared;
+}
+
+void Compute::unpack_quants(const Tensor &weight, int row, const Scratch &tile, std::size_t index) const {
+    const int n = weight.cols();
+    const std::byte *packed = weight.row(row);
+    const auto at = index * static_cast<std::size_t>(n);
+    std::int8_t *quants = tile.quants + at;
+    float *scales = tile.scales + at / quant_block;
+    float *offsets = tile.offsets + at / quant_block;
+    switch (weight.type) {
+    case TensorType::q4_0: return kernels_.unpack_q4_0(packed, n, quants, scales, offsets);
+    case TensorType::q4_1: return kernels_.unpack_q4_1(packed, n, quants, scales, offsets);
+    case TensorType::q4_k: return kernels_.unpack_q4_k(packed, n, quants, scales, offsets);
+    case TensorType::q8_0: return kernels_.unpack_q8_0(packed, n, quants, scales);
+    case TensorType::f32:
+    case TensorType::f16: return;
+    }
+}
+
+void Compute::multiply_rows(const Tensor &weight, int first, int last, const Activations &x, float *out,
+                            std::size_t out_stride, int thread) {
+    const int n_cols = x.n_cols;
+    const auto stride = static_cast<std::size_t>(n_cols);
+    if (weight.type == TensorType::f32) {
+        const float *rows = weight.floats() + static_cast<std::size_t>(first) * stride;
+        kernels_.gemm_f32(rows, stride, last - first, x.values, stride, x.n, n_cols, out + first, out_stride);
+        return;
+    }
+    const Scratch tile = scratch(thread);
+    for (int row = first; row < last; row += tile_rows) {
+        const int n_rows = std::min(tile_rows, last - row);
+        if (weight.type == TensorType::f16) {
+            for (int r = 0; r < n_rows; ++r) {
+                kernels_.unpack_f16(weight.row(row + r), n_cols, tile.values + static_cast<std::size_t>(r) * stride);
+            }
+            kernels_.gemm_f32(tile.values, stride, n_rows, x.values, stride, x.n, n_cols, out + row, out_stride);
+        } else {
+            for (int r = 0; r < n_rows; ++r) unpack_quants(weight, row + r, tile, static_cast<std::size_t>(r));
+            const QuantRows rows{tile.quants, tile.scales, has_offsets(weight.type) ? tile.offsets : nullptr};
+            kernels_.gemm_q8(rows, n_rows, x.quants, x.n, n_cols, out + row, out_stride);
+        }
+    }
+}
+
+void Compute::linear(const Tensor &weight, const float *bias, const Activations &x, float *out) {
+    const int n_rows = weight.rows();
+    const auto stride = static_cast<std::size_t>(n_rows);
+    // Some eight chunks a thread even out their speeds; whole tiles keep the unpacking cheap.
+    const int per_thread = n_rows / (8 * pool_.size()) / tile_rows * tile_rows;
+    const int step = std::clamp(per_thread, tile_rows, 16 * tile_rows);
+    for_ranges(n_rows, step, [&](int first, int last, int thread) {
+        multiply_rows(weight, first, last, x, out, stride, thread);
+        if (bias == nullptr) return;
+        for (int t = 0; t < x.n; ++t) {
+            kernels_.add(out + static_cast<std::size_t>(t) * stride + first, bias + first, last - first);
+        }
+    });
+}
+
+void Compute::unpack_row(const Tensor &weight, int row, float *out) {
+    const int n = weight.cols();
+    if (weight.type == TensorType::f32) {
+        std::copy_n(weight.floats() + static_cast<std::size_t>(row) * static_cast<std::size_t>(n), n, out);
+        return;
+    }
+    if (weight.type == TensorType::f16) {
+        kernels_.unpack_f16(weight.row(row), n, out);
+        return;
+    }
+    const Scratch tile = scratch(0);
+    unpack_quants(weight, row, tile, 0);
+    for (int i = 0; i < n; ++i) {
+        const int block = i / quant_block;
+        out[i] = static_cast<float>(tile.quants[i]) * tile.scales[block];
+        if (has_offsets(weight.type)) out[i] += tile.offsets[block];
+    }
+}
+
+}  // namespace chatllm

@@ -1,0 +1,298 @@
+#include "session.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+#include "base/arena.h"
+#include "model/unicode.h"
+
+namespace chatllm {
+namespace {
+
+// Adds the time until its end to a figure.
+class Stopwatch {
+public:
+    explicit Stopwatch(double &total_ms) : total_ms_(total_ms), start_(std::chrono::steady_clock::now()) {}
+    ~Stopwatch() {
+        total_ms_ += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start_).count();
+    }
+    Stopwatch(const Stopwatch &) = delete;
+    Stopwatch &operator=(const Stopwatch &) = delete;
+
+private:
+    double &total_ms_;
+    std::chrono::steady_clock::time_point start_;
+};
+
+int usable_processors() {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+    return 1;
+}
+
+int widest_row(const ModelFile &file) {
+    int widest = 1;
+    for (const Tensor &tensor : file.tensors()) {
+        if (tensor.n_dims > 1) widest = std::max(widest, tensor.cols());
+    }
+    return widest;
+}
+
+std::int32_t required_id(const ModelFile &file, std::string_view content) {
+    const auto id = file.tokenizer().added_id(content);
+    if (!id) throw Error(file.path() + ": vocabulary: the token " + std::string(content) + " is missing");
+    return *id;
+}
+
+}  // namespace
+
+Session::Session(const Options &options, std::string_view isa)
+    : options_(options),
+      file_(options.model_path),
+      special_{required_id(file_, "<|im_start|>"),    required_id(file_, "<|im_end|>"),
+               required_id(file_, "<|audio_start|>"), required_id(file_, "<|audio_end|>"),
+               required_id(file_, "<|audio_pad|>"),   file_.tokenizer().added_id("<|endoftext|>"),
+               file_.tokenizer().added_id("<asr_text>")},
+      language_(language_name(options.language, file_.languages())),
+      encoder_(file_),
+      decoder_(file_),
+      log_mel_(file_.audio().n_mel_bands),
+      max_length_(options.max_length > 0 ? std::min(options.max_length, file_.text().max_length) : file_.text().max_length),
+      compute_(choose_kernels(isa), options.n_threads > 0 ? options.n_threads : usable_processors(), widest_row(file_)),
+      cache_(file_.text()),
+      random_state_(options.seed) {
+    if (!language_.empty() && !special_.asr_text) required_id(file_, "<asr_text>");
+}
+
+void Session::restart() {
+    cache_.clear();
+    cursor_ = 0;
+}
+
+Session::Prompt Session::build_prompt(const std::vector<Piece> &pieces, int n_audio_tokens) const {
+    const Tokenizer &tokenizer = file_.tokenizer();
+    Prompt prompt;
+    const auto text = [&](std::string_view words) {
+        const auto ids = tokenizer.encode(words);
+        prompt.ids.insert(prompt.ids.end(), ids.begin(), ids.end());
+    };
+    const auto token = [&](std::int32_t id) { prompt.ids.push_back(id); };
+
+    token(special_.turn_start);
+    text("system\n" + options_.system_prompt);
+    token(special_.turn_end);
+    text("\n");
+    token(special_.turn_start);
+    text("user\n");
+    for (const Piece &piece : pieces) {
+        if (piece.kind == Piece::Kind::text) {
+            text(piece.content);
+            continue;
+        }
+        token(special_.audio_start);
+        prompt.audio_at = prompt.ids.size();
+        prompt.ids.insert(prompt.ids.end(), static_cast<std::size_t>(n_audio_tokens), special_.audio_pad);
+        token(special_.audio_end);
+    }
+    token(special_.turn_end);
+    text("\n");
+    token(special_.turn_start);
+    text("assistant\n");
+    if (!language_.empty()) {
+        // Apart from "assistant\n": behind a newline the pre-tokeniser begins a new piece anyway.
+        text("language " + language_);
+        token(*special_.asr_text);
+    }
+    return prompt;
+}
+
+void Session::run(const std::vector<Piece> &pieces, const std::function<void(const std::string &)> &emit,
+                  const Trace &trace) {
+    compute_.pool().clear_abort();
+    statistics_ = {};
+    cursor_ = 0;
+
+    const auto is_audio = [](const Piece &piece) { return piece.kind != Piece::Kind::text; };
+    const auto n_clips = std::count_if(pieces.begin(), pieces.end(), is_audio);
+    if (n_clips != 1) {
+        throw Error("input: has " + std::to_string(n_clips) + " clips, must have one: " + options_.tag_open + "audio:PATH" +
+                    options_.tag_close);
+    }
+    const Piece &source = *std::find_if(pieces.begin(), pieces.end(), is_audio);
+
+    AnonymousMap audio;  // the encoder's output, [n_audio_tokens, width]
+    {
+        std::optional<Clip> clip;
+        {
+            const Stopwatch watch(statistics_.read_ms);
+            if (source.kind == Piece::Kind::audio_path) {
+                clip = Clip::read_wav(source.content);
+            } else {
+                clip = Clip::parse_wav(std::as_bytes(std::span(source.content)), "audio of the input");
+            }
+        }
+        statistics_.audio_s = clip->seconds();
+        const auto samples = clip->samples();
+        if (samples.size() / LogMel::hop > static_cast<std::size_t>(max_length_) * 8) {
+            throw Error("input: a clip of " + std::to_string(static_cast<int>(clip->seconds())) +
+                        " s does not fit into a context of " + std::to_string(max_length_) +
+                        " tokens: cut it or raise the context length");
+        }
+        const int n_frames = LogMel::n_frames(samples.size());
+        const int n_audio = encoder_.n_tokens(n_frames);
+        statistics_.n_audio_tokens = n_audio;
+        statistics_.n_prompt_tokens = static_cast<int>(build_prompt(pieces, n_audio).ids.size());
+        if (statistics_.n_prompt_tokens >= max_length_) {
+            throw Error("input: its " + std::to_string(statistics_.n_prompt_tokens) + " tokens leave no room in a context of " +
+                        std::to_string(max_length_) + ": use a shorter clip or raise the context length");
+        }
+
+        const int n_bands = log_mel_.n_bands();
+        const AnonymousMap mel(static_cast<std::size_t>(n_bands) * static_cast<std::size_t>(n_frames) * sizeof(float), "log-mel");
+        auto *mel_values = reinterpret_cast<float *>(mel.data());
+        {
+            const Stopwatch watch(statistics_.mel_ms);
+            log_mel_.run(compute_.pool(), samples, mel_values);
+        }
+        trace.show("mel", mel_values, {n_bands, n_frames});
+
+        const int width = file_.text().width;
+        audio = AnonymousMap(static_cast<std::size_t>(n_audio) * static_cast<std::size_t>(width) * sizeof(float), "encoded audio");
+        auto *rows = reinterpret_cast<float *>(audio.data());
+        {
+            const Stopwatch watch(statistics_.encode_ms);
+            encoder_.run(compute_, mel_values, n_frames, options_.whole_clip_attention, rows, trace);
+        }
+        trace.show("enc_out", rows, {n_audio, width});
+    }
+
+    const Prompt prompt = build_prompt(pieces, statistics_.n_audio_tokens);
+    const int n_prompt = static_cast<int>(prompt.ids.size());
+    if (trace) {
+        const std::vector<float> ids(prompt.ids.begin(), prompt.ids.end());
+        trace.show("prompt_ids", ids.data(), {n_prompt});
+    }
+    Decoder::Workspace work(decoder_, std::min(n_prompt, Decoder::max_batch), compute_.pool().size());
+    std::span<const float> logits;
+    {
+        const Stopwatch watch(statistics_.prefill_ms);
+        logits = prefill(prompt, reinterpret_cast<const float *>(audio.data()), work);
+    }
+    audio = {};
+    const int room = max_length_ - n_prompt;
+    const int limit = options_.max_new_tokens < 0 ? room : std::min(options_.max_new_tokens, room);
+    const Stopwatch watch(statistics_.decode_ms);
+    generate(logits, limit, work, emit, trace);
+}
+
+std::span<const float> Session::prefill(const Prompt &prompt, const float *audio, Decoder::Workspace &work) {
+    const int n_prompt = static_cast<int>(prompt.ids.size());
+    const int width = file_.text().width;
+    const int audio_begin = static_cast<int>(prompt.audio_at);
+    const int audio_end = audio_begin + statistics_.n_audio_tokens;
+    std::span<const float> logits;
+    for (int first = 0; first < n_prompt; first += Decoder::max_batch) {
+        const int n = std::min(Decoder::max_batch, n_prompt - first);
+        cache_.reserve(first + n);
+        for (int i = 0; i < n; ++i) {
+            const int position = first + i;
+            float *row = work.embeddings() + static_cast<std::ptrdiff_t>(i) * width;
+            if (position >= audio_begin && position < audio_end) {
+                std::copy_n(audio + static_cast<std::ptrdiff_t>(position - audio_begin) * width, width, row);
+            } else {
+                decoder_.embed(compute_, prompt.ids[static_cast<std::size_t>(position)], row);
+            }
+        }
+        logits = decoder_.run(compute_, cache_, work, first, n, first + n == n_prompt);
+        cursor_ = first + n;
+    }
+    return logits;
+}
+
+void Session::generate(std::span<const float> logits, int limit, Decoder::Workspace &work,
+                       const std::function<void(const std::string &)> &emit, const Trace &trace) {
+    const Tokenizer &tokenizer = file_.tokenizer();
+    Utf8Stream characters;
+    const auto say = [&](const std::string &text) {
+        if (!text.empty()) emit(text);
+    };
+    for (int step = 0; step < limit; ++step) {
+        compute_.pool().check_abort();
+        trace.show("logits", logits.data(), {static_cast<std::int64_t>(logits.size())});
+        const std::int32_t id = choose(logits);
+        ++statistics_.n_generated_tokens;
+        const auto shown = static_cast<float>(id);
+        trace.show("token", &shown, {1});
+        if (id == special_.turn_end || (special_.text_end && id == *special_.text_end)) break;
+        if (!tokenizer.is_special(id)) {
+            std::string bytes;
+            tokenizer.append_bytes(id, bytes);
+            say(characters.feed(bytes));
+        }
+        if (step + 1 == limit) break;
+        cache_.reserve(cursor_ + 1);
+        decoder_.embed(compute_, id, work.embeddings());
+        logits = decoder_.run(compute_, cache_, work, cursor_, 1, true);
+        ++cursor_;
+    }
+    say(characters.flush());
+}
+
+std::int32_t Session::choose(std::span<const float> logits) {
+    const auto best = std::max_element(logits.begin(), logits.end());
+    if (options_.temperature == 0) return static_cast<std::int32_t>(best - logits.begin());
+    // Inverse transform sampling from softmax(logits / temperature), with SplitMix64 (Steele, Lea and Flood, 2014).
+    const auto weight = [&](float logit) { return std::exp(static_cast<double>(logit - *best) / options_.temperature); };
+    double total = 0;
+    for (const float logit : logits) total += weight(logit);
+    random_state_ += 0x9e3779b97f4a7c15u;
+    std::uint64_t bits = random_state_;
+    bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;
+    bits = (bits ^ bits >> 27) * 0x94d049bb133111ebu;
+    bits ^= bits >> 31;
+    double left = static_cast<double>(bits >> 11) * 0x1p-53 * total;
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+        left -= weight(logits[i]);
+        if (left < 0) return static_cast<std::int32_t>(i);
+    }
+    return static_cast<std::int32_t>(best - logits.begin());
+}
+
+std::string json_escaped(std::string_view text) {
+    static constexpr char hex[] = "0123456789abcdef";
+    std::string escaped;
+    for (const char c : text) {
+        const auto byte = static_cast<unsigned char>(c);
+        if (c == '"' || c == '\\') {
+            escaped += '\\';
+            escaped += c;
+        } else if (byte < 0x20) {
+            escaped += "\\u00";
+            escaped += hex[byte >> 4];
+            escaped += hex[byte & 15];
+        } else {
+            escaped += c;
+        }
+    }
+    return escaped;
+}
+
+std::string describe_model(const ModelFile &file) {
+    const TextConfig &text = file.text();
+    std::string languages;
+    for (const std::string &name : file.languages()) {
+        languages += (languages.empty() ? "\"" : ", \"") + json_escaped(name) + "\"";
+    }
+    return "{\"name\": \"" + json_escaped(file.model_name()) + "\", \"purpose\": \"ASR\", \"param_num\": " +
+           std::to_string(file.n_parameters()) + ", \"context_length\": " + std::to_string(text.max_length) +
+           ", \"hidden_size\": " + std::to_string(text.width) + ", \"layers\": " + std::to_string(text.n_layers) +
+           ", \"encoder_layers\": " + std::to_string(file.audio().n_layers) +
+           ", \"vocab_size\": " + std::to_string(text.vocab_size) +
+           ", \"file_bytes\": " + std::to_string(file.size_bytes()) + ", \"languages\": [" + languages + "]}";
+}
+
+}  // namespace chatllm
