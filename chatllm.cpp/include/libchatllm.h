@@ -109,6 +109,12 @@ CHATLLM_API const char *chatllm_inspect_model(const char *utf8_path);
 typedef void (*f_chatllm_ext_trace)(void *user_data, const char *name, const float *data, const int64_t *shape, int n_dims);
 CHATLLM_API int chatllm_ext_set_trace(struct chatllm_obj *obj, f_chatllm_ext_trace f_trace, void *user_data);
 
+/* Beyond chatllm.cpp's interface: the bytes of n_ids tokens, added tokens as they are written, handed to f_bytes in
+ * one call; they need not be whole characters. Ids that name no token give nothing. Returns their number, or -1. */
+typedef void (*f_chatllm_ext_bytes)(void *user_data, const char *bytes, int n_bytes);
+CHATLLM_API int chatllm_ext_detokenize(struct chatllm_obj *obj, const int32_t *ids, int n_ids, f_chatllm_ext_bytes f_bytes,
+                                       void *user_data);
+
 #ifdef __cplusplus
 }
 #endif

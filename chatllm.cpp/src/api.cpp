@@ -4,9 +4,11 @@
 
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <string>
 #include <thread>
@@ -19,14 +21,16 @@ using chatllm::Piece;
 
 struct chatllm_obj {
     std::vector<std::string> words;
+    bool lost_word = false;  // for want of memory
     std::unique_ptr<chatllm::Session> session;
+    std::atomic<chatllm::Session *> abortable{nullptr};  // the session once it is loaded, for other threads
     std::vector<Piece> message;
     f_chatllm_print print = nullptr;
     f_chatllm_end end = nullptr;
     void *user_data = nullptr;
     chatllm::Trace trace;
-    std::atomic<bool> running{false};
-    std::atomic<std::thread::id> runner{};
+    std::mutex busy;                        // held for the length of an input
+    std::atomic<std::thread::id> caller{};  // the thread of the call in progress, where it may reach a callback
 
     void say(int type, const char *text) const {
         if (print != nullptr) print(user_data, type, text);
@@ -49,23 +53,38 @@ template <typename Work> int fenced(const chatllm_obj *obj, Work &&work) noexcep
     return -1;
 }
 
+// Notes the thread whose callbacks may come, so that destroy is refused within them. Calls may nest.
+class Calling {
+public:
+    explicit Calling(chatllm_obj *obj) : obj_(obj) {
+        std::thread::id nobody;
+        outermost_ = obj->caller.compare_exchange_strong(nobody, std::this_thread::get_id());
+    }
+    ~Calling() {
+        if (outermost_) obj_->caller.store(std::thread::id());
+    }
+    Calling(const Calling &) = delete;
+    Calling &operator=(const Calling &) = delete;
+
+private:
+    chatllm_obj *obj_;
+    bool outermost_;
+};
+
 // Marks the object as busy for one input, so that destroy can wait for it.
 class Running {
 public:
-    explicit Running(chatllm_obj *obj) : obj_(obj) {
-        if (obj->running.exchange(true)) throw chatllm::Error("the object is busy with another input");
-        obj->runner.store(std::this_thread::get_id());
+    explicit Running(chatllm_obj *obj) : obj_(obj), lock_(obj->busy, std::try_to_lock) {
+        if (!lock_) throw chatllm::Error("the object is busy with another input");
+        obj->caller.store(std::this_thread::get_id());
     }
-    ~Running() {
-        obj_->runner.store(std::thread::id());
-        obj_->running.store(false);
-        obj_->running.notify_all();
-    }
+    ~Running() { obj_->caller.store(std::thread::id()); }
     Running(const Running &) = delete;
     Running &operator=(const Running &) = delete;
 
 private:
     chatllm_obj *obj_;
+    std::unique_lock<std::mutex> lock_;
 };
 
 chatllm::Session &loaded(const chatllm_obj *obj) {
@@ -73,13 +92,19 @@ chatllm::Session &loaded(const chatllm_obj *obj) {
     return *obj->session;
 }
 
-int run_input(chatllm_obj *obj, const std::vector<Piece> &pieces) {
-    const int status = fenced(obj, [&] {
-        loaded(obj).run(pieces, [&](const std::string &text) { obj->say(PRINT_CHAT_CHUNK, text.c_str()); }, obj->trace);
-        return 0;
+// Runs the input that `read` returns the pieces of; `end` comes last, whatever happened.
+template <typename Read> int run_input(chatllm_obj *obj, Read &&read) {
+    if (obj == nullptr) return -1;
+    return fenced(obj, [&] {
+        const Running running(obj);
+        const int status = fenced(obj, [&] {
+            chatllm::Session &session = loaded(obj);
+            session.run(read(session), [&](const std::string &text) { obj->say(PRINT_CHAT_CHUNK, text.c_str()); }, obj->trace);
+            return 0;
+        });
+        if (obj->end != nullptr) obj->end(obj->user_data);
+        return status;
     });
-    if (obj->end != nullptr) obj->end(obj->user_data);
-    return status;
 }
 
 std::string milliseconds(double ms) {
@@ -97,10 +122,11 @@ struct chatllm_obj *chatllm_create(void) { return new (std::nothrow) chatllm_obj
 
 void chatllm_append_param(struct chatllm_obj *obj, const char *utf8_str) {
     if (obj == nullptr || utf8_str == nullptr) return;
-    fenced(obj, [&] {
+    const int status = fenced(obj, [&] {
         obj->words.emplace_back(utf8_str);
         return 0;
     });
+    if (status != 0) obj->lost_word = true;
 }
 
 int chatllm_start(struct chatllm_obj *obj, f_chatllm_print f_print, f_chatllm_end f_end, void *user_data) {
@@ -108,28 +134,21 @@ int chatllm_start(struct chatllm_obj *obj, f_chatllm_print f_print, f_chatllm_en
     obj->print = f_print;
     obj->end = f_end;
     obj->user_data = user_data;
+    const Calling calling(obj);
     return fenced(obj, [&] {
         if (obj->session) throw chatllm::Error("a model is loaded already: destroy the object and create another");
+        if (obj->lost_word) throw std::bad_alloc();
         const char *isa = std::getenv("CHATLLM_ISA");
         obj->session = std::make_unique<chatllm::Session>(chatllm::Options::parse(obj->words), isa == nullptr ? "" : isa);
+        obj->abortable.store(obj->session.get());
         obj->say(PRINTLN_MODEL_INFO, chatllm::describe_model(obj->session->file()).c_str());
         return 0;
     });
 }
 
 int chatllm_user_input(struct chatllm_obj *obj, const char *utf8_str) {
-    if (obj == nullptr || utf8_str == nullptr) return -1;
-    return fenced(obj, [&] {
-        const Running running(obj);
-        std::vector<Piece> pieces;
-        const int status = fenced(obj, [&] {
-            pieces = chatllm::split_input(utf8_str, loaded(obj).options());
-            return 0;
-        });
-        if (status == 0) return run_input(obj, pieces);
-        if (obj->end != nullptr) obj->end(obj->user_data);
-        return status;
-    });
+    if (utf8_str == nullptr) return -1;
+    return run_input(obj, [&](const chatllm::Session &session) { return chatllm::split_input(utf8_str, session.options()); });
 }
 
 void chatllm_multimedia_msg_prepare(struct chatllm_obj *obj) {
@@ -138,6 +157,7 @@ void chatllm_multimedia_msg_prepare(struct chatllm_obj *obj) {
 
 int chatllm_multimedia_msg_append(struct chatllm_obj *obj, const char *type, const char *utf8_str) {
     if (obj == nullptr || type == nullptr || utf8_str == nullptr) return -1;
+    const Calling calling(obj);
     return fenced(obj, [&] {
         const std::string kind = type;
         if (kind == "text") {
@@ -153,11 +173,7 @@ int chatllm_multimedia_msg_append(struct chatllm_obj *obj, const char *type, con
 }
 
 int chatllm_user_input_multimedia_msg(struct chatllm_obj *obj) {
-    if (obj == nullptr) return -1;
-    return fenced(obj, [&] {
-        const Running running(obj);
-        return run_input(obj, obj->message);
-    });
+    return run_input(obj, [&](const chatllm::Session &) -> const std::vector<Piece> & { return obj->message; });
 }
 
 void chatllm_set_gen_max_tokens(struct chatllm_obj *obj, int gen_max_tokens) {
@@ -166,6 +182,7 @@ void chatllm_set_gen_max_tokens(struct chatllm_obj *obj, int gen_max_tokens) {
 
 void chatllm_restart(struct chatllm_obj *obj, const char *utf8_sys_prompt) {
     if (obj == nullptr || !obj->session) return;
+    const Calling calling(obj);
     fenced(obj, [&] {
         if (utf8_sys_prompt != nullptr) obj->session->set_system_prompt(utf8_sys_prompt);
         obj->session->restart();
@@ -174,16 +191,19 @@ void chatllm_restart(struct chatllm_obj *obj, const char *utf8_sys_prompt) {
 }
 
 void chatllm_abort_generation(struct chatllm_obj *obj) {
-    if (obj != nullptr && obj->session) obj->session->abort();
+    if (obj == nullptr) return;
+    if (chatllm::Session *session = obj->abortable.load()) session->abort();
 }
 
 int chatllm_destroy(struct chatllm_obj *obj) {
     if (obj == nullptr) return 0;
-    if (obj->runner.load() == std::this_thread::get_id()) return -1;
-    while (obj->running.load()) {
+    if (obj->caller.load() == std::this_thread::get_id()) return -1;
+    // Again and again, because an input that is just beginning forgets an abort from before it.
+    while (!obj->busy.try_lock()) {
         chatllm_abort_generation(obj);
-        obj->running.wait(true);
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
+    obj->busy.unlock();
     const std::unique_ptr<chatllm_obj> owned(obj);
     return 0;
 }
@@ -192,6 +212,7 @@ int chatllm_get_cursor(struct chatllm_obj *obj) { return obj != nullptr && obj->
 
 void chatllm_show_statistics(struct chatllm_obj *obj) {
     if (obj == nullptr) return;
+    const Calling calling(obj);
     fenced(obj, [&] {
         chatllm::Session &session = loaded(obj);
         const chatllm::Statistics &s = session.statistics();
@@ -209,6 +230,7 @@ void chatllm_show_statistics(struct chatllm_obj *obj) {
 
 int chatllm_text_tokenize(struct chatllm_obj *obj, const char *utf8_str) {
     if (obj == nullptr || utf8_str == nullptr) return -1;
+    const Calling calling(obj);
     return fenced(obj, [&] {
         const auto ids = loaded(obj).file().tokenizer().encode_with_added(utf8_str);
         std::string line;
@@ -248,5 +270,19 @@ int chatllm_ext_set_trace(struct chatllm_obj *obj, f_chatllm_ext_trace f_trace, 
             });
         }
         return 0;
+    });
+}
+
+int chatllm_ext_detokenize(struct chatllm_obj *obj, const int32_t *ids, int n_ids, f_chatllm_ext_bytes f_bytes,
+                           void *user_data) {
+    if (obj == nullptr || ids == nullptr || n_ids < 0 || f_bytes == nullptr) return -1;
+    const Calling calling(obj);
+    return fenced(obj, [&] {
+        std::string bytes;
+        for (int i = 0; i < n_ids; ++i) loaded(obj).file().tokenizer().append_bytes(ids[i], bytes);
+        if (bytes.size() > INT_MAX) throw chatllm::Error("detokenize: more than 2 GiB of text");
+        const auto n_bytes = static_cast<int>(bytes.size());
+        f_bytes(user_data, bytes.data(), n_bytes);
+        return n_bytes;
     });
 }

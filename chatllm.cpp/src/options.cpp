@@ -153,7 +153,7 @@ std::string language_name(const std::string &given, const std::vector<std::strin
     }
     std::string names;
     const auto matches = [&](std::string_view name) {
-        names += (names.empty() ? "" : ", ") + std::string(name);
+        names += (names.empty() ? "" : ", ") + printable(name);
         return same_ignoring_case(wanted, name);
     };
     if (known.empty()) {

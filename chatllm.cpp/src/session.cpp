@@ -34,14 +34,6 @@ int usable_processors() {
     return 1;
 }
 
-int widest_row(const ModelFile &file) {
-    int widest = 1;
-    for (const Tensor &tensor : file.tensors()) {
-        if (tensor.n_dims > 1) widest = std::max(widest, tensor.cols());
-    }
-    return widest;
-}
-
 std::int32_t required_id(const ModelFile &file, std::string_view content) {
     const auto id = file.tokenizer().added_id(content);
     if (!id) throw Error(file.path() + ": vocabulary: the token " + std::string(content) + " is missing");
@@ -62,7 +54,7 @@ Session::Session(const Options &options, std::string_view isa)
       decoder_(file_),
       log_mel_(file_.audio().n_mel_bands),
       max_length_(options.max_length > 0 ? std::min(options.max_length, file_.text().max_length) : file_.text().max_length),
-      compute_(choose_kernels(isa), options.n_threads > 0 ? options.n_threads : usable_processors(), widest_row(file_)),
+      compute_(choose_kernels(isa), options.n_threads > 0 ? options.n_threads : usable_processors(), std::max(encoder_.widest_row(), decoder_.widest_row())),
       cache_(file_.text()),
       random_state_(options.seed) {
     if (!language_.empty() && !special_.asr_text) required_id(file_, "<asr_text>");

@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
-// Assertions and a registry for the native tests. A failed CHECK prints one line and the test goes on; an exception
-// ends its test. tests/main.cpp runs what is registered.
+// Assertions and a registry for the native tests. A failed CHECK prints one line and the test goes on; an
+// exception ends its test. tests/main.cpp runs what is registered.
 //
 //     TEST(adds_up) { CHECK_EQ(1 + 1, 2); }
 
@@ -91,7 +91,9 @@ void check_throws(Run &&run, std::string_view part, const char *text, const char
         run();
     } catch (const std::exception &error) {
         if (std::string_view(error.what()).find(part) == std::string_view::npos) {
-            report(file, line, std::string(text) + ": threw \"" + error.what() + "\" without \"" + std::string(part) + '"');
+            report(file, line,
+                   std::string(text) + ": threw \"" + error.what() + "\" without \"" + std::string(part) +
+                       '"');
         }
         return;
     }
@@ -100,18 +102,18 @@ void check_throws(Run &&run, std::string_view part, const char *text, const char
 
 }  // namespace chatllm::check
 
-#define TEST(name)                                                                                  \
-    static void test_##name();                                                                      \
-    static const chatllm::check::Registration registration_##name{#name, test_##name};              \
+#define TEST(name)                                                                     \
+    static void test_##name();                                                         \
+    static const chatllm::check::Registration registration_##name{#name, test_##name}; \
     static void test_##name()
 
-#define CHECK(condition)                                                                            \
-    do {                                                                                            \
-        if (!(condition)) chatllm::check::report(__FILE__, __LINE__, "not true: " #condition);      \
+#define CHECK(condition)                                                                       \
+    do {                                                                                       \
+        if (!(condition)) chatllm::check::report(__FILE__, __LINE__, "not true: " #condition); \
     } while (false)
 
 #define CHECK_EQ(a, b) chatllm::check::check_equal((a), (b), #a " == " #b, __FILE__, __LINE__)
 
 // The expression throws a std::exception whose message contains `part`.
-#define CHECK_THROWS(expression, part)                                                              \
+#define CHECK_THROWS(expression, part) \
     chatllm::check::check_throws([&] { (void)(expression); }, (part), #expression, __FILE__, __LINE__)

@@ -7,8 +7,8 @@
 
 #include "check.h"
 
-// Runs the registered tests whose names are given, or all of them. Exit status 1 when a check failed, 2 when a name is
-// unknown.
+// Runs the registered tests whose names are given, or all of them. Exit status 1 when a check failed, 2 when
+// a name is unknown.
 int main(int argc, char **argv) {
     using chatllm::check::Test;
     const std::vector<Test> &all = chatllm::check::tests();
@@ -30,7 +30,8 @@ int main(int argc, char **argv) {
         try {
             test.run();
         } catch (const std::exception &error) {
-            chatllm::check::report(test.name.data(), 0, std::string("ended by an exception: ") + error.what());
+            chatllm::check::report(test.name.data(), 0,
+                                   std::string("ended by an exception: ") + error.what());
         }
         if (chatllm::check::failures() != before) {
             ++n_failed;

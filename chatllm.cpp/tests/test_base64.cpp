@@ -29,11 +29,13 @@ TEST(base64_rfc_examples) {
 }
 
 TEST(base64_every_byte_value) {
-    const std::string text =
-        "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+P0BBQkNERUZHSElKS0xNTk9QUVJT"
-        "VFVWV1hZWltcXV5fYGFiY2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e3x9fn+AgYKDhIWGh4iJiouMjY6PkJGSk5SVlpeYmZqbnJ2en6ChoqOkpaan"
-        "qKmqq6ytrq+wsbKztLW2t7i5uru8vb6/wMHCw8TFxsfIycrLzM3Oz9DR0tPU1dbX2Nna29zd3t/g4eLj5OXm5+jp6uvs7e7v8PHy8/T19vf4+fr7"
-        "/P3+/w==";
+    const std::string text = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo"
+                             "7PD0+P0BBQkNERUZHSElKS0xNTk9QUVJT"
+                             "VFVWV1hZWltcXV5fYGFiY2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e3x9fn+"
+                             "AgYKDhIWGh4iJiouMjY6PkJGSk5SVlpeYmZqbnJ2en6ChoqOkpaan"
+                             "qKmqq6ytrq+wsbKztLW2t7i5uru8vb6/wMHCw8TFxsfIycrLzM3Oz9DR0tPU1dbX2Nna29zd3t/"
+                             "g4eLj5OXm5+jp6uvs7e7v8PHy8/T19vf4+fr7"
+                             "/P3+/w==";
     const std::vector<std::byte> bytes = decode_base64(text);
     CHECK_EQ(bytes.size(), 256);
     for (std::size_t i = 0; i < bytes.size(); ++i) CHECK_EQ(bytes[i], static_cast<std::byte>(i));

@@ -47,7 +47,8 @@ TEST(json_strings) {
 }
 
 TEST(json_objects) {
-    const JsonView root = parse(R"( { "a" : {"b": [1, {"c": "}]"}], "x,\"": 2}, "\u0061b": null, "a": 3, "e": {}, "f": [] } )");
+    const JsonView root =
+        parse(R"( { "a" : {"b": [1, {"c": "}]"}], "x,\"": 2}, "\u0061b": null, "a": 3, "e": {}, "f": [] } )");
     CHECK(root.kind() == JsonKind::object);
     CHECK(root.find("a")->kind() == JsonKind::object);  // the first of two
     CHECK_EQ(root.find("a")->find("x,\"")->as_int64(), 2);
@@ -67,7 +68,8 @@ TEST(json_objects) {
 
 TEST(json_wrong_kind_names_file_and_offset) {
     const JsonView root = parse(R"({"a": "text"})");
-    CHECK_THROWS(root.find("a")->as_int64(), "m.bin: metadata at offset 26: expected a number, found a string");
+    CHECK_THROWS(root.find("a")->as_int64(),
+                 "m.bin: metadata at offset 26: expected a number, found a string");
     CHECK_THROWS(root.find("a")->find("b"), "expected an object");
     CHECK_THROWS(root.as_string(), "m.bin: metadata at offset 20: expected a string, found an object");
     CHECK_THROWS(root.for_each_element([](JsonView) {}), "expected an array");
@@ -75,13 +77,66 @@ TEST(json_wrong_kind_names_file_and_offset) {
 }
 
 TEST(json_refuses_bad_documents) {
-    for (const std::string_view text :
-         {"", " ", "{", "}", "[", "]", "[1", "[1,", "[1,]", "[,1]", "[1 2]", "{1:2}", "{\"a\"}", "{\"a\":}", "{\"a\":1,}",
-          "{\"a\":1", "{\"a\" 1}", "{a:1}", "'a'", "\"", "\"a", "\"\\", "\"\\\"", "\"\\x\"", "\"\\u12\"", "\"\\u12g4\"",
-          "\"\\u+123\"", "\"\\ud800\"", "\"\\ud800\\u0041\"", "\"\\ud800\\ud800\"", "\"\\udc00\"", "\"\\ud83d\\", "\"\t\"",
-          "\"\x80\"", "\"\xc3\"", "\"\xc0\xaf\"", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\xe4\xb8", "01", "-", "+1", ".5",
-          "1.", "1.e5", "1e", "1e+", "--1", "0x10", "NaN", "Infinity", "tru", "True", "nul", "1 1", "{} {}", "\xef\xbb\xbf{}",
-          "[1}", "{\"a\":1]", "// c\n1"}) {
+    for (const std::string_view text : {"",
+                                        " ",
+                                        "{",
+                                        "}",
+                                        "[",
+                                        "]",
+                                        "[1",
+                                        "[1,",
+                                        "[1,]",
+                                        "[,1]",
+                                        "[1 2]",
+                                        "{1:2}",
+                                        "{\"a\"}",
+                                        "{\"a\":}",
+                                        "{\"a\":1,}",
+                                        "{\"a\":1",
+                                        "{\"a\" 1}",
+                                        "{a:1}",
+                                        "'a'",
+                                        "\"",
+                                        "\"a",
+                                        "\"\\",
+                                        "\"\\\"",
+                                        "\"\\x\"",
+                                        "\"\\u12\"",
+                                        "\"\\u12g4\"",
+                                        "\"\\u+123\"",
+                                        "\"\\ud800\"",
+                                        "\"\\ud800\\u0041\"",
+                                        "\"\\ud800\\ud800\"",
+                                        "\"\\udc00\"",
+                                        "\"\\ud83d\\",
+                                        "\"\t\"",
+                                        "\"\x80\"",
+                                        "\"\xc3\"",
+                                        "\"\xc0\xaf\"",
+                                        "\"\xed\xa0\x80\"",
+                                        "\"\xf4\x90\x80\x80\"",
+                                        "\"\xe4\xb8",
+                                        "01",
+                                        "-",
+                                        "+1",
+                                        ".5",
+                                        "1.",
+                                        "1.e5",
+                                        "1e",
+                                        "1e+",
+                                        "--1",
+                                        "0x10",
+                                        "NaN",
+                                        "Infinity",
+                                        "tru",
+                                        "True",
+                                        "nul",
+                                        "1 1",
+                                        "{} {}",
+                                        "\xef\xbb\xbf{}",
+                                        "[1}",
+                                        "{\"a\":1]",
+                                        "// c\n1"}) {
         CHECK_THROWS(parse(text), "m.bin: metadata at offset ");
     }
     CHECK_THROWS(parse(std::string_view("1\0", 2)), "offset 21");

@@ -39,16 +39,19 @@ public:
         return *this;
     }
     SectionWriter &token(std::string_view text, int type = 1) {
-        return i32(static_cast<std::int32_t>(text.size())).raw(text).raw(std::string(1, static_cast<char>(type)));
+        return i32(static_cast<std::int32_t>(text.size()))
+            .raw(text)
+            .raw(std::string(1, static_cast<char>(type)));
     }
-    SectionWriter &merge(std::string_view text) { return i32(static_cast<std::int32_t>(text.size())).raw(text); }
+    SectionWriter &merge(std::string_view text) {
+        return i32(static_cast<std::int32_t>(text.size())).raw(text);
+    }
     SectionWriter &end() { return i32(-1); }
     const std::string &bytes() const { return bytes_; }
 
 private:
     std::string bytes_;
 };
-
 
 std::span<const std::byte> as_bytes(const std::string &text) { return std::as_bytes(std::span(text)); }
 
@@ -154,16 +157,37 @@ TEST(tokenizer_merges_lowest_rank_first) {
 }
 
 TEST(tokenizer_merge_without_product_is_not_applied) {
-    const std::string bytes =
-        SectionWriter().token("a").token("b").token("c").token("bc").end().merge("a b").merge("b c").merge("x y").end().bytes();
+    const std::string bytes = SectionWriter()
+                                  .token("a")
+                                  .token("b")
+                                  .token("c")
+                                  .token("bc")
+                                  .end()
+                                  .merge("a b")
+                                  .merge("b c")
+                                  .merge("x y")
+                                  .end()
+                                  .bytes();
     const Tokenizer tokenizer = read(bytes);
     CHECK_EQ(tokenizer.encode("abc"), (Ids{0, 3}));
     CHECK_EQ(tokenizer.encode("a?b"), (Ids{0, 1}));  // a byte without a token is left out
 }
 
 TEST(tokenizer_duplicates) {
-    const std::string bytes = SectionWriter().token("a").token("b").token("a").token("c").token("ab").token("bc").token("ab")
-                                  .end().merge("a b").merge("b c").merge("a b").end().bytes();
+    const std::string bytes = SectionWriter()
+                                  .token("a")
+                                  .token("b")
+                                  .token("a")
+                                  .token("c")
+                                  .token("ab")
+                                  .token("bc")
+                                  .token("ab")
+                                  .end()
+                                  .merge("a b")
+                                  .merge("b c")
+                                  .merge("a b")
+                                  .end()
+                                  .bytes();
     const Tokenizer tokenizer = read(bytes);
     CHECK_EQ(tokenizer.encode("a"), Ids{0});
     CHECK_EQ(tokenizer.encode("ab"), Ids{4});
@@ -171,10 +195,12 @@ TEST(tokenizer_duplicates) {
     CHECK_EQ(decode(tokenizer, {2, 6}), "aab");
 }
 
-// Word boundaries show in where merges apply: with a token for every pair of these characters, each word of two is one.
+// Word boundaries show in where merges apply: with a token for every pair of these characters, each word of
+// two is one.
 TEST(tokenizer_words) {
-    const std::vector<std::string_view> merges = {"'|s", "'|S", "'|\xC5", "'\xC5|\xBF", "'|x", " |a", "\n|\n", " | ",
-                                                  "  | ", " |\n", "1|2", "!|\n", " |!", "\t|a", "a|\xCC", "!|!"};
+    const std::vector<std::string_view> merges = {"'|s",   "'|S",  "'|\xC5", "'\xC5|\xBF", "'|x", " |a",
+                                                  "\n|\n", " | ",  "  | ",   " |\n",       "1|2", "!|\n",
+                                                  " |!",   "\t|a", "a|\xCC", "!|!"};
     const std::string bytes = byte_level(merges).bytes();
     const Tokenizer tokenizer = read(bytes);
     const auto pieces = [&](std::string_view text) {
@@ -224,7 +250,8 @@ TEST(tokenizer_added_tokens_from_metadata) {
 
 TEST(tokenizer_added_tokens_leftmost_longest) {
     const std::string bytes = byte_level({}).bytes();
-    const Tokenizer tokenizer = read(bytes, R"({"added_tokens_decoder": {"900": {"content": "ab"}, "901": {"content": "abcd"},
+    const Tokenizer tokenizer =
+        read(bytes, R"({"added_tokens_decoder": {"900": {"content": "ab"}, "901": {"content": "abcd"},
                                               "902": {"content": "bcde"}, "903": {"content": "é"}}})");
     CHECK_EQ(tokenizer.encode_with_added("abcx"), (Ids{900, 'c', 'x'}));
     CHECK_EQ(tokenizer.encode_with_added("abcde"), (Ids{901, 'e'}));
@@ -234,7 +261,8 @@ TEST(tokenizer_added_tokens_leftmost_longest) {
 TEST(tokenizer_added_tokens_in_the_list) {
     const std::string bytes =
         SectionWriter().token("a").token("<|x|>", 3).token("<y z>", 4).end().end().bytes();
-    const Tokenizer tokenizer = read(bytes, R"({"added_tokens_decoder": {"2": {"content": "<y z>", "special": true}}})");
+    const Tokenizer tokenizer =
+        read(bytes, R"({"added_tokens_decoder": {"2": {"content": "<y z>", "special": true}}})");
     CHECK_EQ(tokenizer.encode_with_added("a<|x|><y z>"), (Ids{0, 1, 2}));
     CHECK(tokenizer.is_special(1));
     CHECK(tokenizer.is_special(2));
@@ -249,7 +277,8 @@ TEST(tokenizer_moves) {
 }
 
 TEST(tokenizer_refuses_bad_sections) {
-    const auto refused = [](const SectionWriter &writer, std::string_view reason, std::int32_t vocab_size = 1000) {
+    const auto refused = [](const SectionWriter &writer, std::string_view reason,
+                            std::int32_t vocab_size = 1000) {
         CHECK_THROWS(read(writer.bytes(), {}, vocab_size), reason);
     };
     using Writer = SectionWriter;
@@ -262,9 +291,10 @@ TEST(tokenizer_refuses_bad_sections) {
     refused(Writer().token(std::string(1025, 'a')), "token 0 is 1025 bytes long");
     refused(Writer().token("a", 0), "vocabulary entry's type at offset 5: is 0");
     refused(Writer().token("a", 2), "is 2, allowed are 1 (normal), 3 (control) and 4 (user-defined)");
-    refused(Writer().token("a").token("b c"), "vocabulary entry's text at offset 11: \"b c\" is not written in");
-    refused(Writer().token("\xC5\x84"), "byte-level alphabet");      // U+0144, one past the last
-    refused(Writer().token("\xC2\xAD"), "byte-level alphabet");      // the soft hyphen is spelt U+0143
+    refused(Writer().token("a").token("b c"),
+            "vocabulary entry's text at offset 11: \"b c\" is not written in");
+    refused(Writer().token("\xC5\x84"), "byte-level alphabet");  // U+0144, one past the last
+    refused(Writer().token("\xC2\xAD"), "byte-level alphabet");  // the soft hyphen is spelt U+0143
     refused(Writer().token("\xC4"), "offset 4");
     refused(Writer().token("a\xE4\xB8\xAD"), "offset 5");
     refused(Writer().token("a").token("b").end().end(), "more entries than the config's vocab_size of 1", 1);
@@ -304,9 +334,11 @@ TEST(tokenizer_refuses_bad_added_tokens) {
 
     std::string many;
     for (int id = 256; id < 256 + 4097; ++id) {
-        many += (many.empty() ? "" : ",") + ("\"" + std::to_string(id)) + R"(": {"content": "<)" + std::to_string(id) + ">\"}";
+        many += (many.empty() ? "" : ",") + ("\"" + std::to_string(id)) + R"(": {"content": "<)" +
+                std::to_string(id) + ">\"}";
     }
-    CHECK_THROWS(read(bytes, R"({"added_tokens_decoder": {)" + many + "}}", 10000), "more than 4096 added tokens");
+    CHECK_THROWS(read(bytes, R"({"added_tokens_decoder": {)" + many + "}}", 10000),
+                 "more than 4096 added tokens");
     CHECK_THROWS(read(SectionWriter().token("\xFF", 4).end().end().bytes()), "must be UTF-8");
 }
 
@@ -316,6 +348,26 @@ TEST(tokenizer_every_truncation_is_refused) {
         CHECK_THROWS(read(bytes.substr(0, length)), "m.bin: ");
     }
     CHECK_THROWS(read(bytes.substr(0, bytes.size() - 1)), "merge's length");
+}
+
+// A file can be made so that its texts share one hash: the second 8 bytes of a side cancel what the hash made
+// of the first 8. Merges serve here, since their sides may hold any byte.
+TEST(tokenizer_texts_made_to_collide_are_refused) {
+    constexpr std::uint64_t factor = 0x9E3779B97F4A7C15u;
+    SectionWriter writer;
+    writer.token("a").end();
+    for (std::uint64_t i = 0, made = 0; made < 1200; ++i) {
+        std::uint64_t state = (16 ^ i) * factor;
+        state ^= state >> 32;
+        char side[16];
+        std::memcpy(side, &i, 8);
+        std::memcpy(side + 8, &state, 8);  // the state after it is 0, whatever i was
+        if (std::memchr(side, ' ', sizeof(side)) != nullptr) continue;
+        writer.merge(std::string(side, sizeof(side)) + " b");
+        ++made;
+    }
+    writer.end();
+    CHECK_THROWS(read(writer.bytes()), "too many texts with the same hash");
 }
 
 // Tables are bounded by the file: millions of the smallest merges would need more.
@@ -329,7 +381,8 @@ TEST(tokenizer_tables_are_no_larger_than_file_and_16_mib) {
 
 TEST(tokenizer_long_words_take_no_quadratic_time) {
     const std::string bytes = byte_level({"a|a", "aa|aa", "aaaa|aaaa", "aaaaaaaa|aaaaaaaa"}).bytes();
-    const Tokenizer tokenizer = read(bytes, R"({"added_tokens_decoder": {"300": {"content": "<asr_text>"}}})");
+    const Tokenizer tokenizer =
+        read(bytes, R"({"added_tokens_decoder": {"300": {"content": "<asr_text>"}}})");
     const std::size_t n = std::size_t{1} << 19;
     const auto before = std::chrono::steady_clock::now();
     CHECK_EQ(tokenizer.encode(std::string(n, 'a')).size(), n / 16);
@@ -365,9 +418,13 @@ TEST(utf8_stream_replaces_as_python_does) {
         {"\xE0\x80\xAF", "\uFFFD\uFFFD\uFFFD"},
         {"\xED\xA0\x80", "\uFFFD\uFFFD\uFFFD"},
         {"\xF4\x90\x80\x80", "\uFFFD\uFFFD\uFFFD\uFFFD"},
-        {"\xF0\x9F\x98" "a", "\uFFFD" "a"},
+        {"\xF0\x9F\x98"
+         "a",
+         "\uFFFD"
+         "a"},
         {"\xE4\xB8\xE4\xB8\xAD", "\uFFFD中"},
-        {"\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41", "\uFFFD\uFFFD\uFFFD\uFFFD" "A"},  // Unicode, table 3-11
+        {"\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41", "\uFFFD\uFFFD\uFFFD\uFFFD"
+                                                 "A"},  // Unicode, table 3-11
         {"\xFF\xFE", "\uFFFD\uFFFD"},
     };
     for (const auto &[bytes, expected] : cases) {

@@ -1,10 +1,10 @@
-"""Writes src/model/unicode_tables.inc: the letters, numbers and white space that the pre-tokeniser tells apart.
+"""Writes src/model/unicode_tables.inc: letters, numbers and white space, which the pre-tokeniser tells apart.
 
     python tools/make_unicode_tables.py > src/model/unicode_tables.inc
 
-Unicode 16.0.0 is the version behind `\\p{L}`, `\\p{N}` and `\\s` in Hugging Face `tokenizers` 0.23: every code
-point was compared with it, and `tests/test_tokenizer_parity.py` compares them again. Needs Python 3.14, whose
-unicodedata has that version, or the package unicodedata2==16.0.0.
+Unicode 16.0.0 is the version behind `\\p{L}`, `\\p{N}` and `\\s` in Hugging Face `tokenizers` 0.23.3: all
+code points were compared with it. `tests/test_tokenizer_parity.py` compares those that its Python knows.
+Needs Python 3.14, whose unicodedata has that version, or the package unicodedata2==16.0.0.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ def category_function() -> Callable[[str], str]:
     try:
         other = importlib.import_module("unicodedata2")
     except ImportError:
-        sys.exit(f"Unicode {VERSION} is needed, this Python has {unicodedata.unidata_version}: "
-                 f"pip install unicodedata2=={VERSION}")
+        sys.exit(
+            f"Unicode {VERSION} is needed, this Python has {unicodedata.unidata_version}: "
+            f"pip install unicodedata2=={VERSION}"
+        )
     if other.unidata_version != VERSION:
         sys.exit(f"Unicode {VERSION} is needed, unicodedata2 has {other.unidata_version}")
     category: Callable[[str], str] = other.category

@@ -80,7 +80,9 @@ public:
     }
 
 private:
-    [[noreturn]] void fail(std::string_view reason) const { fail_at(file_name_, offset_ + position_, reason); }
+    [[noreturn]] void fail(std::string_view reason) const {
+        fail_at(file_name_, offset_ + position_, reason);
+    }
 
     bool at_end() const { return position_ == text_.size(); }
     char peek() const { return at_end() ? '\0' : text_[position_]; }
@@ -183,8 +185,8 @@ private:
     std::size_t position_ = 0;
 };
 
-// Calls put(std::string_view piece) for the pieces of a checked string's unescaped text until put returns false.
-// `quoted` includes the quotes.
+// Calls put(std::string_view piece) for the pieces of a checked string's unescaped text until put returns
+// false. `quoted` includes the quotes.
 template <typename Put> void unescape(std::string_view quoted, Put &&put) {
     std::string_view rest = quoted.substr(1, quoted.size() - 2);
     std::string one;  // at most 4 bytes: no allocation

@@ -12,20 +12,20 @@ namespace chatllm {
 
 enum class JsonKind { null, boolean, number, string, array, object };
 
-// A value within a JSON document that was checked as a whole. It points into the text and owns nothing, so a document
-// costs no more than its own bytes; what is looked up is searched for each time. The text and the file's name must
-// outlive it. Every failure is an Error that names the file and the offset.
+// A value within a JSON document that was checked as a whole. It points into the text and owns nothing, so a
+// document costs no more than its own bytes; what is looked up is searched for each time. The text and the
+// file's name must outlive it. Every failure is an Error that names the file and the offset.
 class JsonView {
 public:
-    // Checks the whole document (RFC 8259; nesting of at most 64; UTF-8 and surrogate pairs complete). `offset` is
-    // where `text` begins in its file.
+    // Checks the whole document (RFC 8259; nesting of at most 64; UTF-8 and surrogate pairs complete).
+    // `offset` is where `text` begins in its file.
     static JsonView parse(std::string_view text, std::string_view file_name, std::size_t offset = 0);
 
     JsonKind kind() const;
     std::int64_t as_int64() const;  // a number without fraction and exponent
     double as_double() const;
     bool as_bool() const;
-    std::string as_string() const;               // unescaped
+    std::string as_string() const;                // unescaped
     bool is_string(std::string_view text) const;  // a string that reads `text` once unescaped
 
     // The first member of an object with this key.
@@ -43,7 +43,8 @@ public:
     // Calls visit(JsonView element) for each element of an array, in order.
     template <typename Visit> void for_each_element(Visit &&visit) const {
         expect(JsonKind::array);
-        for (Cursor cursor = first(); cursor.position < value_.size(); cursor = after(cursor)) visit(element(cursor));
+        for (Cursor cursor = first(); cursor.position < value_.size(); cursor = after(cursor))
+            visit(element(cursor));
     }
 
     // Throws Error("FILE: metadata at offset N: REASON"), N being where this value begins.

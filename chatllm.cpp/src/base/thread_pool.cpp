@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <new>
 #include <string>
 #include <system_error>
 
@@ -63,6 +64,9 @@ ThreadPool::ThreadPool(int n_threads) {
         stop();
         throw Error("cannot start " + std::to_string(n_threads) + " threads (" + std::to_string(n_started) +
                     " were possible): " + error.what());
+    } catch (const std::bad_alloc &) {
+        stop();
+        throw;
     }
 }
 

@@ -7,7 +7,8 @@ Utf8Char decode_utf8(std::string_view text, std::size_t position) {
     const unsigned char lead = byte_at(position);
     if (lead < 0x80) return {lead, 1, Utf8Status::valid};
 
-    // Unicode 16, table 3-7: the second byte's range closes out overlong forms, surrogates and U+110000 upward.
+    // Unicode 16, table 3-7: the second byte's range closes out overlong forms, surrogates and U+110000
+    // upward.
     std::size_t length;
     unsigned second_low = 0x80, second_high = 0xBF;
     if (lead >= 0xC2 && lead <= 0xDF) {

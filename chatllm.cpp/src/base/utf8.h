@@ -15,13 +15,14 @@ enum class Utf8Status {
 };
 
 struct Utf8Char {
-    char32_t code;       // U+FFFD unless valid
-    std::size_t length;  // bytes it takes; of what is not valid, the maximal subpart (Unicode 16, section 3.9)
+    char32_t code;  // U+FFFD unless valid
+    std::size_t
+        length;  // bytes it takes; of what is not valid, the maximal subpart (Unicode 16, section 3.9)
     Utf8Status status;
 };
 
-// The character at `position`, which must lie within `text`. Replacing each result that is not valid by U+FFFD gives
-// what Python's bytes.decode("utf-8", "replace") gives.
+// The character at `position`, which must lie within `text`. Replacing each result that is not valid by
+// U+FFFD gives what Python's bytes.decode("utf-8", "replace") gives.
 Utf8Char decode_utf8(std::string_view text, std::size_t position);
 
 // `code` must be a Unicode scalar value.

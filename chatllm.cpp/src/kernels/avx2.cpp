@@ -124,12 +124,12 @@ void gemm_f32(const float *w, Size w_stride, int n_rows, const float *x, Size x_
     }
 }
 
-// One block of 32 products, summed into eight 32-bit lanes. `maddubs` wants an unsigned factor: nibbles are, and for
-// signed weights the sign moves to the activations. Its 16-bit pairs cannot saturate: 2 * 128 * 127 < 32768.
-template <bool Nibbles> __m256i block_products(__m256i w, __m256i x) {
-    const __m256i pairs = Nibbles ? _mm256_maddubs_epi16(w, x)
-                                  : _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w));
-    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+// One block of 32 products, summed into eight 32-bit lanes. They cannot overflow, and a single holds them exactly:
+// 4 * 128 * 32767 < 2^24.
+__m256i block_products(const __m256i w[2], const std::int16_t *x) {
+    const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x));
+    const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x + 16));
+    return _mm256_add_epi32(_mm256_madd_epi16(w[0], low), _mm256_madd_epi16(w[1], high));
 }
 
 float dot(const float *a, const float *b, int n) {
@@ -138,7 +138,7 @@ float dot(const float *a, const float *b, int n) {
     return result;
 }
 
-template <bool Nibbles, int R, int T>
+template <bool Offsets, int R, int T>
 void quant_tile(const QuantRows &w, Size row, const QuantActivations &x, Size token, int n_cols, float *out,
                 Size out_stride) {
     const auto n = static_cast<Size>(n_cols);
@@ -148,17 +148,18 @@ void quant_tile(const QuantRows &w, Size row, const QuantActivations &x, Size to
         for (int t = 0; t < T; ++t) sums[r][t] = _mm256_setzero_ps();
     }
     for (Size b = 0; b < n_blocks; ++b) {
-        __m256i ws[R];
+        __m256i ws[R][2];
         for (Size r = 0; r < R; ++r) {
-            ws[r] = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(w.quants + (row + r) * n + b * quant_block));
+            const auto *block = reinterpret_cast<const __m128i *>(w.quants + (row + r) * n + b * quant_block);
+            ws[r][0] = _mm256_cvtepi8_epi16(_mm_loadu_si128(block));
+            ws[r][1] = _mm256_cvtepi8_epi16(_mm_loadu_si128(block + 1));
         }
         for (Size t = 0; t < T; ++t) {
-            const __m256i xs =
-                _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x.quants + (token + t) * n + b * quant_block));
+            const std::int16_t *xs = x.quants + (token + t) * n + b * quant_block;
             const float x_scale = x.scales[(token + t) * n_blocks + b];
             for (Size r = 0; r < R; ++r) {
                 const __m256 scale = _mm256_set1_ps(w.scales[(row + r) * n_blocks + b] * x_scale);
-                const __m256 products = _mm256_cvtepi32_ps(block_products<Nibbles>(ws[r], xs));
+                const __m256 products = _mm256_cvtepi32_ps(block_products(ws[r], xs));
                 sums[r][t] = _mm256_fmadd_ps(products, scale, sums[r][t]);
             }
         }
@@ -166,7 +167,7 @@ void quant_tile(const QuantRows &w, Size row, const QuantActivations &x, Size to
     for (Size t = 0; t < T; ++t) {
         for (Size r = 0; r < R; ++r) {
             float sum = sum_lanes(sums[r][t]);
-            if (Nibbles) {
+            if (Offsets) {
                 sum += dot(w.offsets + (row + r) * n_blocks, x.sums + (token + t) * n_blocks, static_cast<int>(n_blocks));
             }
             out[(token + t) * out_stride + row + r] = sum;
@@ -174,28 +175,28 @@ void quant_tile(const QuantRows &w, Size row, const QuantActivations &x, Size to
     }
 }
 
-template <bool Nibbles, int R>
+template <bool Offsets, int R>
 void quant_rows(const QuantRows &w, Size row, const QuantActivations &x, int n_tokens, int n_cols, float *out,
                 Size out_stride) {
     int t = 0;
     for (; t + 4 <= n_tokens; t += 4) {
-        quant_tile<Nibbles, R, 4>(w, row, x, static_cast<Size>(t), n_cols, out, out_stride);
+        quant_tile<Offsets, R, 4>(w, row, x, static_cast<Size>(t), n_cols, out, out_stride);
     }
-    for (; t < n_tokens; ++t) quant_tile<Nibbles, R, 1>(w, row, x, static_cast<Size>(t), n_cols, out, out_stride);
+    for (; t < n_tokens; ++t) quant_tile<Offsets, R, 1>(w, row, x, static_cast<Size>(t), n_cols, out, out_stride);
 }
 
-template <bool Nibbles>
+template <bool Offsets>
 void quant_gemm(const QuantRows &w, int n_rows, const QuantActivations &x, int n_tokens, int n_cols, float *out,
                 Size out_stride) {
     int r = 0;
     for (; r + 2 <= n_rows; r += 2) {
-        quant_rows<Nibbles, 2>(w, static_cast<Size>(r), x, n_tokens, n_cols, out, out_stride);
+        quant_rows<Offsets, 2>(w, static_cast<Size>(r), x, n_tokens, n_cols, out, out_stride);
     }
-    for (; r < n_rows; ++r) quant_rows<Nibbles, 1>(w, static_cast<Size>(r), x, n_tokens, n_cols, out, out_stride);
+    for (; r < n_rows; ++r) quant_rows<Offsets, 1>(w, static_cast<Size>(r), x, n_tokens, n_cols, out, out_stride);
 }
 
-void gemm_q8(const QuantRows &w, int n_rows, const QuantActivations &x, int n_tokens, int n_cols, float *out,
-             Size out_stride) {
+void gemm_quants(const QuantRows &w, int n_rows, const QuantActivations &x, int n_tokens, int n_cols, float *out,
+                 Size out_stride) {
     if (w.offsets != nullptr) {
         quant_gemm<true>(w, n_rows, x, n_tokens, n_cols, out, out_stride);
     } else {
@@ -203,28 +204,29 @@ void gemm_q8(const QuantRows &w, int n_rows, const QuantActivations &x, int n_to
     }
 }
 
-void quantise_row(const float *x, int n, std::int8_t *quants, float *scales, float *sums) {
+void quantise_row(const float *x, int n, std::int16_t *quants, float *scales, float *sums) {
     const __m256 no_sign = _mm256_set1_ps(-0.0f);
-    // Packing 32-bit to 8-bit works within 128-bit halves; this puts the groups of four back in order.
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     for (int b = 0; b < n / quant_block; ++b, x += quant_block, quants += quant_block) {
         __m256 v[4];
         for (int i = 0; i < 4; ++i) v[i] = _mm256_loadu_ps(x + 8 * i);
         __m256 largest = _mm256_andnot_ps(no_sign, v[0]);
         for (int i = 1; i < 4; ++i) largest = _mm256_max_ps(largest, _mm256_andnot_ps(no_sign, v[i]));
         const float most = max_lanes(largest);
-        const __m256 inverse = _mm256_set1_ps(most > 0 ? 127.0f / most : 0.0f);
+        const __m256 inverse = _mm256_set1_ps(most > 0 ? 32767.0f / most : 0.0f);
         __m256i q[4];
         for (int i = 0; i < 4; ++i) {
-            // NaN becomes -127 by the order of the operands, as in the scalar table.
+            // NaN becomes -32767 by the order of the operands, as in the scalar table.
             __m256 scaled = _mm256_round_ps(_mm256_mul_ps(v[i], inverse), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-            scaled = _mm256_max_ps(scaled, _mm256_set1_ps(-127.0f));
-            q[i] = _mm256_cvtps_epi32(_mm256_min_ps(scaled, _mm256_set1_ps(127.0f)));
+            scaled = _mm256_max_ps(scaled, _mm256_set1_ps(-32767.0f));
+            q[i] = _mm256_cvtps_epi32(_mm256_min_ps(scaled, _mm256_set1_ps(32767.0f)));
         }
-        const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-        _mm256_storeu_si256(reinterpret_cast<__m256i *>(quants), _mm256_permutevar8x32_epi32(packed, order));
+        for (int i = 0; i < 2; ++i) {
+            // Packing works within 128-bit halves; the permutation puts the groups of four back in order.
+            const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(q[2 * i], q[2 * i + 1]), 0xD8);
+            _mm256_storeu_si256(reinterpret_cast<__m256i *>(quants + 16 * i), packed);
+        }
         const __m256i total = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
-        scales[b] = most / 127.0f;
+        scales[b] = most / 32767.0f;
         sums[b] = scales[b] * sum_lanes(_mm256_cvtepi32_ps(total));
     }
 }
@@ -252,11 +254,13 @@ void unpack_nibbles(const std::byte *packed, std::int8_t *quants) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(quants + 16), _mm_and_si128(_mm_srli_epi16(bytes, 4), low));
 }
 
-void unpack_q4_0(const std::byte *row, int n, std::int8_t *quants, float *scales, float *offsets) {
-    for (int b = 0; b < n / quant_block; ++b, row += 18) {
+void unpack_q4_0(const std::byte *row, int n, std::int8_t *quants, float *scales) {
+    const __m256i eight = _mm256_set1_epi8(8);
+    for (int b = 0; b < n / quant_block; ++b, row += 18, quants += quant_block) {
         scales[b] = read_f16(row);
-        offsets[b] = -8.0f * scales[b];
-        unpack_nibbles(row + 2, quants + b * quant_block);
+        unpack_nibbles(row + 2, quants);
+        auto *block = reinterpret_cast<__m256i *>(quants);
+        _mm256_storeu_si256(block, _mm256_sub_epi8(_mm256_loadu_si256(block), eight));
     }
 }
 
@@ -378,7 +382,7 @@ const Kernels &avx2_kernels() {
     static constexpr Kernels table{
         .name = "avx2",
         .gemm_f32 = gemm_f32,
-        .gemm_q8 = gemm_q8,
+        .gemm_quants = gemm_quants,
         .quantise_row = quantise_row,
         .unpack_f16 = unpack_f16,
         .unpack_q4_0 = unpack_q4_0,

@@ -57,8 +57,8 @@ void gemm_f32(const float *w, std::size_t w_stride, int n_rows, const float *x, 
     }
 }
 
-void gemm_q8(const QuantRows &w, int n_rows, const QuantActivations &x, int n_tokens, int n_cols, float *out,
-             std::size_t out_stride) {
+void gemm_quants(const QuantRows &w, int n_rows, const QuantActivations &x, int n_tokens, int n_cols, float *out,
+                 std::size_t out_stride) {
     const auto n = static_cast<std::size_t>(n_cols);
     const std::size_t n_blocks = n / quant_block;
     for (std::size_t t = 0; t < static_cast<std::size_t>(n_tokens); ++t) {
@@ -66,7 +66,7 @@ void gemm_q8(const QuantRows &w, int n_rows, const QuantActivations &x, int n_to
             float sum = 0;
             for (std::size_t b = 0; b < n_blocks; ++b) {
                 const std::int8_t *wq = w.quants + r * n + b * quant_block;
-                const std::int8_t *xq = x.quants + t * n + b * quant_block;
+                const std::int16_t *xq = x.quants + t * n + b * quant_block;
                 int dot = 0;
                 for (int i = 0; i < quant_block; ++i) dot += wq[i] * xq[i];
                 const std::size_t w_block = r * n_blocks + b;
@@ -79,19 +79,19 @@ void gemm_q8(const QuantRows &w, int n_rows, const QuantActivations &x, int n_to
     }
 }
 
-void quantise_row(const float *x, int n, std::int8_t *quants, float *scales, float *sums) {
+void quantise_row(const float *x, int n, std::int16_t *quants, float *scales, float *sums) {
     for (int b = 0; b < n / quant_block; ++b) {
         const float *block = x + b * quant_block;
         float largest = 0;
         for (int i = 0; i < quant_block; ++i) largest = std::max(largest, std::fabs(block[i]));
-        const float scale = largest / 127.0f;
-        const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+        const float scale = largest / 32767.0f;
+        const float inverse = largest > 0 ? 32767.0f / largest : 0.0f;
         int sum = 0;
         for (int i = 0; i < quant_block; ++i) {
             // The clamp also gives a defined value to infinities and NaN from hostile weights.
             const float rounded = std::nearbyintf(block[i] * inverse);
-            const int quant = rounded >= 127.0f ? 127 : rounded > -127.0f ? static_cast<int>(rounded) : -127;
-            quants[b * quant_block + i] = static_cast<std::int8_t>(quant);
+            const int quant = rounded >= 32767.0f ? 32767 : rounded > -32767.0f ? static_cast<int>(rounded) : -32767;
+            quants[b * quant_block + i] = static_cast<std::int16_t>(quant);
             sum += quant;
         }
         scales[b] = scale;
@@ -111,11 +111,11 @@ void unpack_nibbles(const std::byte *packed, std::int8_t *quants) {
     }
 }
 
-void unpack_q4_0(const std::byte *row, int n, std::int8_t *quants, float *scales, float *offsets) {
-    for (int b = 0; b < n / quant_block; ++b, row += 18) {
+void unpack_q4_0(const std::byte *row, int n, std::int8_t *quants, float *scales) {
+    for (int b = 0; b < n / quant_block; ++b, row += 18, quants += quant_block) {
         scales[b] = read_f16(row);
-        offsets[b] = -8.0f * scales[b];
-        unpack_nibbles(row + 2, quants + b * quant_block);
+        unpack_nibbles(row + 2, quants);
+        for (int i = 0; i < quant_block; ++i) quants[i] = static_cast<std::int8_t>(quants[i] - 8);
     }
 }
 
@@ -230,7 +230,7 @@ const Kernels &scalar_kernels() {
     static constexpr Kernels table{
         .name = "scalar",
         .gemm_f32 = gemm_f32,
-        .gemm_q8 = gemm_q8,
+        .gemm_quants = gemm_quants,
         .quantise_row = quantise_row,
         .unpack_f16 = unpack_f16,
         .unpack_q4_0 = unpack_q4_0,

@@ -5,15 +5,20 @@
 namespace chatllm {
 namespace {
 
-// Rows of weights that are unpacked together: enough to pay for the loop around them, few enough for the cache.
-constexpr int tile_rows = 16;
+constexpr int most_tile_rows = 16;                        // enough to pay for the loop around them
+constexpr std::size_t scratch_budget = std::size_t{1} << 20;  // of a thread; about what its cache holds
+constexpr std::int64_t chunk_products = std::int64_t{1} << 24;  // of one chunk: some 20 ms in scalar code, for abort
 
-bool has_offsets(TensorType type) { return type != TensorType::q8_0; }
+constexpr std::size_t tile_row_bytes(std::size_t widest_row) {
+    return widest_row * (sizeof(float) + 1) + 2 * sizeof(float) * (widest_row / quant_block);
+}
+
+bool has_offsets(TensorType type) { return type == TensorType::q4_1 || type == TensorType::q4_k; }
 
 }  // namespace
 
 void QuantBuffers::layout(ArenaCursor &arena, std::size_t n, std::size_t n_cols) {
-    quants = arena.take<std::int8_t>(n * n_cols);
+    quants = arena.take<std::int16_t>(n * n_cols);
     const std::size_t n_blocks = (n_cols + quant_block - 1) / quant_block;
     scales = arena.take<float>(n * n_blocks);
     sums = arena.take<float>(n * n_blocks);
@@ -23,16 +28,19 @@ Compute::Compute(const Kernels &kernels, int n_threads, int widest_row)
     : kernels_(kernels),
       // A multiple of the block, so that scales have whole rows.
       widest_row_((static_cast<std::size_t>(widest_row) + quant_block - 1) / quant_block * quant_block),
-      scratch_bytes_(tile_rows * (widest_row_ * (sizeof(float) + 1) + 2 * sizeof(float) * (widest_row_ / quant_block))),
+      tile_rows_(static_cast<int>(
+          std::clamp<std::size_t>(scratch_budget / tile_row_bytes(widest_row_), 1, most_tile_rows))),
+      scratch_bytes_((static_cast<std::size_t>(tile_rows_) * tile_row_bytes(widest_row_) + 63) / 64 * 64),
       scratch_memory_(static_cast<std::size_t>(n_threads) * scratch_bytes_, "scratch of the threads"),
       pool_(n_threads) {}
 
 Compute::Scratch Compute::scratch(int thread) const {
     std::byte *base = scratch_memory_.data() + static_cast<std::size_t>(thread) * scratch_bytes_;
-    const std::size_t n_scales = tile_rows * (widest_row_ / quant_block);
+    const std::size_t n_values = static_cast<std::size_t>(tile_rows_) * widest_row_;
+    const std::size_t n_scales = n_values / quant_block;
     Scratch tile{};
     tile.values = reinterpret_cast<float *>(base);
-    tile.scales = tile.values + tile_rows * widest_row_;
+    tile.scales = tile.values + n_values;
     tile.offsets = tile.scales + n_scales;
     tile.quants = reinterpret_cast<std::int8_t *>(tile.offsets + n_scales);
     return tile;
@@ -60,7 +68,7 @@ void Compute::unpack_quants(const Tensor &weight, int row, const Scratch &tile, 
     float *scales = tile.scales + at / quant_block;
     float *offsets = tile.offsets + at / quant_block;
     switch (weight.type) {
-    case TensorType::q4_0: return kernels_.unpack_q4_0(packed, n, quants, scales, offsets);
+    case TensorType::q4_0: return kernels_.unpack_q4_0(packed, n, quants, scales);
     case TensorType::q4_1: return kernels_.unpack_q4_1(packed, n, quants, scales, offsets);
     case TensorType::q4_k: return kernels_.unpack_q4_k(packed, n, quants, scales, offsets);
     case TensorType::q8_0: return kernels_.unpack_q8_0(packed, n, quants, scales);
@@ -79,8 +87,8 @@ void Compute::multiply_rows(const Tensor &weight, int first, int last, const Act
         return;
     }
     const Scratch tile = scratch(thread);
-    for (int row = first; row < last; row += tile_rows) {
-        const int n_rows = std::min(tile_rows, last - row);
+    for (int row = first; row < last; row += tile_rows_) {
+        const int n_rows = std::min(tile_rows_, last - row);
         if (weight.type == TensorType::f16) {
             for (int r = 0; r < n_rows; ++r) {
                 kernels_.unpack_f16(weight.row(row + r), n_cols, tile.values + static_cast<std::size_t>(r) * stride);
@@ -89,7 +97,7 @@ void Compute::multiply_rows(const Tensor &weight, int first, int last, const Act
         } else {
             for (int r = 0; r < n_rows; ++r) unpack_quants(weight, row + r, tile, static_cast<std::size_t>(r));
             const QuantRows rows{tile.quants, tile.scales, has_offsets(weight.type) ? tile.offsets : nullptr};
-            kernels_.gemm_q8(rows, n_rows, x.quants, x.n, n_cols, out + row, out_stride);
+            kernels_.gemm_quants(rows, n_rows, x.quants, x.n, n_cols, out + row, out_stride);
         }
     }
 }
@@ -98,8 +106,9 @@ void Compute::linear(const Tensor &weight, const float *bias, const Activations 
     const int n_rows = weight.rows();
     const auto stride = static_cast<std::size_t>(n_rows);
     // Some eight chunks a thread even out their speeds; whole tiles keep the unpacking cheap.
-    const int per_thread = n_rows / (8 * pool_.size()) / tile_rows * tile_rows;
-    const int step = std::clamp(per_thread, tile_rows, 16 * tile_rows);
+    const std::int64_t row_products = std::int64_t{x.n} * x.n_cols;
+    const auto most = static_cast<int>(std::clamp<std::int64_t>(chunk_products / row_products, tile_rows_, 16 * tile_rows_));
+    const int step = std::clamp(n_rows / (8 * pool_.size()), tile_rows_, most) / tile_rows_ * tile_rows_;
     for_ranges(n_rows, step, [&](int first, int last, int thread) {
         multiply_rows(weight, first, last, x, out, stride, thread);
         if (bias == nullptr) return;

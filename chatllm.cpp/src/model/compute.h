@@ -20,9 +20,9 @@ struct Activations {
 
 // Buffers for the quantised copy of activations.
 struct QuantBuffers {
-    std::int8_t *quants = nullptr;  // [n, n_cols]
-    float *scales = nullptr;        // [n, n_cols / 32]
-    float *sums = nullptr;          // [n, n_cols / 32]
+    std::int16_t *quants = nullptr;  // [n, n_cols]
+    float *scales = nullptr;         // [n, n_cols / 32]
+    float *sums = nullptr;           // [n, n_cols / 32]
 
     void layout(ArenaCursor &arena, std::size_t n, std::size_t n_cols);
 };
@@ -57,10 +57,10 @@ public:
 
 private:
     struct Scratch {
-        float *values;         // [tile_rows, widest_row]
-        std::int8_t *quants;   // [tile_rows, widest_row]
-        float *scales;         // [tile_rows, widest_row / 32]
-        float *offsets;        // [tile_rows, widest_row / 32]
+        float *values;        // [tile_rows_, widest_row_]
+        std::int8_t *quants;  // [tile_rows_, widest_row_]
+        float *scales;        // [tile_rows_, widest_row_ / 32]
+        float *offsets;       // [tile_rows_, widest_row_ / 32]
     };
 
     Scratch scratch(int thread) const;
@@ -69,6 +69,7 @@ private:
 
     const Kernels &kernels_;
     std::size_t widest_row_;
+    int tile_rows_;  // rows of weights that are unpacked together
     std::size_t scratch_bytes_;
     AnonymousMap scratch_memory_;
     ThreadPool pool_;

@@ -50,6 +50,10 @@ Decoder::Decoder(const ModelFile &file) : config_(file.text()) {
     }
 }
 
+int Decoder::widest_row() const {
+    return std::max({config_.width, config_.n_heads * config_.head_width, config_.ffn_width});
+}
+
 Decoder::Workspace::Workspace(const Decoder &decoder, int n, int n_threads) {
     const TextConfig &config = decoder.config_;
     const int query_width = config.n_heads * config.head_width;
@@ -66,8 +70,9 @@ Decoder::Workspace::Workspace(const Decoder &decoder, int n, int n_threads) {
         cosines_ = arena.take<float>(product(n, config.head_width / 2));
         sines_ = arena.take<float>(product(n, config.head_width / 2));
         logits_ = arena.take<float>(static_cast<std::size_t>(config.vocab_size));
-        const int widest = std::max({config.width, query_width, config.ffn_width});
-        if (decoder.quantised_) quants_.layout(arena, static_cast<std::size_t>(n), static_cast<std::size_t>(widest));
+        if (decoder.quantised_) {
+            quants_.layout(arena, static_cast<std::size_t>(n), static_cast<std::size_t>(decoder.widest_row()));
+        }
         attention_.layout(arena, {config.n_heads, config.n_kv_heads, config.head_width}, n_threads);
     });
 }

@@ -43,7 +43,8 @@ public:
         AnonymousMap memory_;
     };
 
-    int vocab_size() const { return config_.vocab_size; }
+    // The longest row of any of its matrices.
+    int widest_row() const;
     // The embedding of a token, id in [0, vocab_size). [width]
     void embed(Compute &compute, int id, float *out) const { compute.unpack_row(*embedding_, id, out); }
     // Runs the n embeddings in the workspace at positions [first, first + n), whose room in the cache is reserved.

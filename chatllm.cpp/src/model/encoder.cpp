@@ -83,6 +83,11 @@ Encoder::Encoder(const ModelFile &file) : config_(file.audio()), text_width_(fil
     }
 }
 
+int Encoder::widest_row() const {
+    const int conv = config_.conv_channels * std::max(n_taps, halved_thrice(config_.n_mel_bands));
+    return std::max({conv, config_.width, config_.ffn_width});
+}
+
 int Encoder::n_tokens(int n_frames) const {
     return n_frames / config_.chunk_frames * halved_thrice(config_.chunk_frames) +
            halved_thrice(n_frames % config_.chunk_frames);
@@ -113,8 +118,7 @@ void Encoder::run(Compute &compute, const float *mel, int n_frames, bool whole_c
             *rows = arena.take<float>(most * static_cast<std::size_t>(width));
         }
         work.ffn = arena.take<float>(most * static_cast<std::size_t>(config_.ffn_width));
-        const int widest = std::max({column_width, config_.ffn_width, width});
-        if (quantised_) work.quants.layout(arena, most, static_cast<std::size_t>(widest));
+        if (quantised_) work.quants.layout(arena, most, static_cast<std::size_t>(widest_row()));
         work.attention.layout(arena, {config_.n_heads, config_.n_heads, width / config_.n_heads}, n_threads);
     });
     std::vector<float> embedded;  // of the whole clip, for the trace

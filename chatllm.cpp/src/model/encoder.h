@@ -17,6 +17,8 @@ public:
     // Takes the weights from the file, which must outlive the encoder. Throws Error on a missing or misshapen tensor.
     explicit Encoder(const ModelFile &file);
 
+    // The longest row of any of its matrices.
+    int widest_row() const;
     // Tokens that a mel of n_frames yields.
     int n_tokens(int n_frames) const;
     // mel: [n_mel_bands, n_frames]; out: [n_tokens(n_frames), decoder width]. With `whole_clip`, attention has no

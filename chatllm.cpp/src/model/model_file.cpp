@@ -83,7 +83,8 @@ Tensor read_tensor(ByteReader &reader) {
     tensor.name = reader.text(static_cast<std::size_t>(name_bytes), "tensor name");
     const std::string field = "tensor " + printable(tensor.name);
 
-    tensor.n_dims = checked(reader, field + " number of dimensions", reader.position(), reader.i32(field), 1, max_dims);
+    const std::size_t n_dims_at = reader.position();
+    tensor.n_dims = checked(reader, field + " number of dimensions", n_dims_at, reader.i32(field), 1, max_dims);
     // No type stores more than two elements a byte, so more cannot be behind the shape.
     const std::uint64_t most_elements = std::uint64_t{reader.size()} * 2;
     std::uint64_t n_elements = 1;
@@ -272,7 +273,7 @@ void ModelFile::read_tensors(ByteReader &reader) {
     const auto same_name = [](const Tensor &a, const Tensor &b) { return a.name == b.name; };
     const auto twin = std::adjacent_find(tensors_.begin(), tensors_.end(), same_name);
     if (twin != tensors_.end()) {
-        const auto offset = static_cast<std::size_t>(std::next(twin)->data - map_.bytes().data());
+        const auto offset = static_cast<std::size_t>(std::max(twin->data, std::next(twin)->data) - map_.bytes().data());
         reader.fail("tensor " + printable(twin->name), offset, "is there twice");
     }
 }

@@ -22,8 +22,8 @@ constexpr std::size_t max_added_tokens = 4096;
 constexpr std::size_t max_added_bytes = 256;
 // Beside the file's own size, what the tables of a hostile file may take.
 constexpr std::size_t max_extra_bytes = std::size_t{16} << 20;
-// Tables are at most two thirds full. In one of 200,000 well-mixed entries the longest run of full slots is about 200;
-// more than this comes only from a file made to collide.
+// Tables are at most two thirds full. In one of 200,000 well-mixed entries the longest run of full slots is
+// about 200; more than this comes only from a file made to collide.
 constexpr std::size_t max_probes = 1024;
 constexpr std::size_t max_text_bytes = std::size_t{16} << 20;
 
@@ -43,8 +43,8 @@ constexpr bool prints_as_itself(unsigned byte) {
 }
 
 struct Alphabet {
-    std::array<ByteChar, 256> chars{};                      // [byte]
-    std::array<std::int16_t, n_alphabet_codes> bytes{};     // [code point], -1: not in the alphabet
+    std::array<ByteChar, 256> chars{};                   // [byte]
+    std::array<std::int16_t, n_alphabet_codes> bytes{};  // [code point], -1: not in the alphabet
 
     constexpr Alphabet() {
         bytes.fill(-1);
@@ -55,12 +55,14 @@ struct Alphabet {
             if (code < 0x80) {
                 chars[byte] = {{static_cast<char>(code), 0}, 1};
             } else {
-                chars[byte] = {{static_cast<char>(0xC0 | (code >> 6)), static_cast<char>(0x80 | (code & 0x3F))}, 2};
+                chars[byte] = {
+                    {static_cast<char>(0xC0 | (code >> 6)), static_cast<char>(0x80 | (code & 0x3F))}, 2};
             }
         }
     }
 
-    // Passes the bytes that `text` spells to put(char). Returns where the first character outside the alphabet stands.
+    // Passes the bytes that `text` spells to put(char). Returns where the first character outside the
+    // alphabet stands.
     template <typename Put> constexpr std::size_t decode(std::string_view text, Put &&put) const {
         std::size_t position = 0;
         while (position < text.size()) {
@@ -99,7 +101,8 @@ template <typename T> T load(const char *bytes) {
 
 constexpr std::uint64_t hash_factor = 0x9E3779B97F4A7C15u;
 
-// `text` is not empty. The last chunk may overlap the one before it, which is quicker than a copy of odd length.
+// `text` is not empty. The last chunk may overlap the one before it, which is quicker than a copy of odd
+// length.
 std::uint64_t hash_text(std::string_view text) {
     const char *bytes = text.data();
     const std::size_t n = text.size();
@@ -124,7 +127,8 @@ constexpr std::uint64_t hash_pair(std::uint64_t left, std::uint64_t right) {
 }
 
 // The slot of the entry that `matches(index)`, or the empty one where it belongs; null when neither is near.
-template <typename Slots, typename Matches> auto *find_slot(Slots slots, std::uint64_t hash, Matches &&matches) {
+template <typename Slots, typename Matches>
+auto *find_slot(Slots slots, std::uint64_t hash, Matches &&matches) {
     const auto fingerprint = static_cast<std::uint32_t>(hash >> 32);
     for (std::size_t probe = 0; probe < max_probes; ++probe) {
         auto &slot = slots[(hash + probe) & (slots.size() - 1)];
@@ -154,7 +158,8 @@ void check_token(const ByteReader &reader, std::string_view text, std::size_t of
         }
     } else if (type != type_control && type != type_user_defined) {
         reader.fail("vocabulary entry's type", offset + text.size(),
-                    "is " + std::to_string(type) + ", allowed are 1 (normal), 3 (control) and 4 (user-defined)");
+                    "is " + std::to_string(type) +
+                        ", allowed are 1 (normal), 3 (control) and 4 (user-defined)");
     }
 }
 
@@ -165,15 +170,17 @@ std::size_t check_vocabulary(ByteReader &reader, std::size_t max_tokens) {
         const std::int32_t length = reader.i32("vocabulary entry's length");
         if (length < 0) return n;
         if (n == max_tokens) {
-            reader.fail("vocabulary", record, "more entries than the config's vocab_size of " + std::to_string(max_tokens));
+            reader.fail("vocabulary", record,
+                        "more entries than the config's vocab_size of " + std::to_string(max_tokens));
         }
         if (length == 0 || length > max_token_bytes) {
             reader.fail("vocabulary entry's length", record,
-                        "token " + std::to_string(n) + " is " + std::to_string(length) + " bytes long, allowed are 1 to " +
-                            std::to_string(max_token_bytes));
+                        "token " + std::to_string(n) + " is " + std::to_string(length) +
+                            " bytes long, allowed are 1 to " + std::to_string(max_token_bytes));
         }
         const std::size_t offset = reader.position();
-        const std::string_view text = reader.text(static_cast<std::size_t>(length), "vocabulary entry's text");
+        const std::string_view text =
+            reader.text(static_cast<std::size_t>(length), "vocabulary entry's text");
         check_token(reader, text, offset, reader.u8("vocabulary entry's type"));
     }
 }
@@ -186,15 +193,16 @@ std::size_t check_merges(ByteReader &reader) {
         if (length < 0) return n;
         if (length > max_merge_bytes) {
             reader.fail("merge's length", record,
-                        "merge " + std::to_string(n) + " is " + std::to_string(length) + " bytes long, allowed are 3 to " +
-                            std::to_string(max_merge_bytes));
+                        "merge " + std::to_string(n) + " is " + std::to_string(length) +
+                            " bytes long, allowed are 3 to " + std::to_string(max_merge_bytes));
         }
         const std::size_t offset = reader.position();
         const std::string_view text = reader.text(static_cast<std::size_t>(length), "merge's text");
         const std::size_t space = text.find(' ', 1);
         if (space == std::string_view::npos || space + 1 == text.size()) {
             reader.fail("merge's text", offset,
-                        "merge " + std::to_string(n) + " " + quoted(text) + " is not two tokens with a space between");
+                        "merge " + std::to_string(n) + " " + quoted(text) +
+                            " is not two tokens with a space between");
         }
     }
 }
@@ -235,8 +243,8 @@ std::size_t run_end(std::string_view text, std::size_t position, CharClass wante
 
 bool is_newline(char32_t code) { return code == '\r' || code == '\n'; }
 
-// The end of the contraction 's 't 're 've 'm 'll 'd at `begin`, in any case, or `begin`. U+017F, the long s, is an s
-// in another case, as it is to the regex engine of `tokenizers`.
+// The end of the contraction 's 't 're 've 'm 'll 'd at `begin`, in any case, or `begin`. U+017F, the long s,
+// is an s in another case, as it is to the regex engine of `tokenizers`.
 std::size_t contraction_end(std::string_view text, std::size_t begin) {
     if (text[begin] != '\'') return begin;
     const auto lower = [text](std::size_t at) {
@@ -246,14 +254,16 @@ std::size_t contraction_end(std::string_view text, std::size_t begin) {
     const char first = lower(begin + 1), second = lower(begin + 2);
     if (first == 's' || first == 't' || first == 'm' || first == 'd') return begin + 2;
     if (text.substr(begin + 1, 2) == "\xC5\xBF") return begin + 3;
-    if ((first == 'r' && second == 'e') || (first == 'v' && second == 'e') || (first == 'l' && second == 'l')) {
+    if ((first == 'r' && second == 'e') || (first == 'v' && second == 'e') ||
+        (first == 'l' && second == 'l')) {
         return begin + 3;
     }
     return begin;
 }
 
 // The end of the word at `begin`: what Qwen2's expression matches there. Its alternatives, in order:
-//     (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+//     (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|
+//     ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
 std::size_t word_end(std::string_view text, std::size_t begin) {
     if (const std::size_t end = contraction_end(text, begin); end != begin) return end;
 
@@ -274,8 +284,8 @@ std::size_t word_end(std::string_view text, std::size_t begin) {
         return end;
     }
 
-    // White space: up to the last newline in the run; else all of it but the last character, which belongs to the word
-    // that follows, unless the run ends the text or is that one character.
+    // White space: up to the last newline in the run; else all of it but the last character, which belongs to
+    // the word that follows, unless the run ends the text or is that one character.
     std::size_t position = begin, last_char = begin, after_newline = begin;
     while (position < text.size()) {
         const TextChar next = char_at(text, position);
@@ -292,7 +302,8 @@ std::size_t word_end(std::string_view text, std::size_t begin) {
 
 // ---- Reading ----
 
-Tokenizer Tokenizer::read(ByteReader &reader, std::optional<JsonView> tokenizer_config, std::int32_t vocab_size) {
+Tokenizer Tokenizer::read(ByteReader &reader, std::optional<JsonView> tokenizer_config,
+                          std::int32_t vocab_size) {
     if (vocab_size <= 0) reader.fail("config", "vocab_size is " + std::to_string(vocab_size));
 
     ByteReader walk = reader;
@@ -310,7 +321,8 @@ Tokenizer Tokenizer::read(ByteReader &reader, std::optional<JsonView> tokenizer_
     return tokenizer;
 }
 
-void Tokenizer::fill_tables(const ByteReader &reader, std::size_t n_tokens, std::size_t n_merges, std::size_t end) {
+void Tokenizer::fill_tables(const ByteReader &reader, std::size_t n_tokens, std::size_t n_merges,
+                            std::size_t end) {
     const std::size_t begin = reader.position();
     const std::size_t n_token_slots = slots_for(n_tokens), n_merge_slots = slots_for(n_merges);
     const std::size_t n_bytes =
@@ -348,7 +360,8 @@ void Tokenizer::fill_tables(const ByteReader &reader, std::size_t n_tokens, std:
         tokens_[id] = {offset, static_cast<std::uint16_t>(text.size()), type};
         if (type != type_normal) continue;
         const std::uint64_t hash = hash_text(text);
-        Slot *slot = find_slot(token_slots_, hash, [&](std::uint32_t i) { return token_text(tokens_[i]) == text; });
+        Slot *slot =
+            find_slot(token_slots_, hash, [&](std::uint32_t i) { return token_text(tokens_[i]) == text; });
         if (slot == nullptr) crowded(offset);
         if (slot->index_plus_one == 0) *slot = {static_cast<std::uint32_t>(hash >> 32), id + 1};
     }
@@ -358,15 +371,18 @@ void Tokenizer::fill_tables(const ByteReader &reader, std::size_t n_tokens, std:
         const std::size_t space = text.find(' ', 1);
         const std::string_view left = text.substr(0, space), right = text.substr(space + 1);
         const auto offset = static_cast<std::uint32_t>(position - text.size());
-        merges_[rank] = {offset, static_cast<std::uint16_t>(left.size()), static_cast<std::uint16_t>(right.size())};
+        merges_[rank] = {offset, static_cast<std::uint16_t>(left.size()),
+                         static_cast<std::uint16_t>(right.size())};
         const std::uint64_t hash = hash_pair(hash_text(left), hash_text(right));
-        Slot *slot = find_slot(merge_slots_, hash, [&](std::uint32_t i) { return is_merge(merges_[i], left, right); });
+        Slot *slot =
+            find_slot(merge_slots_, hash, [&](std::uint32_t i) { return is_merge(merges_[i], left, right); });
         if (slot == nullptr) crowded(offset);
         *slot = {static_cast<std::uint32_t>(hash >> 32), rank + 1};
     }
 }
 
-void Tokenizer::read_added(const ByteReader &reader, std::optional<JsonView> tokenizer_config, std::int32_t vocab_size) {
+void Tokenizer::read_added(const ByteReader &reader, std::optional<JsonView> tokenizer_config,
+                           std::int32_t vocab_size) {
     const auto full = [this] { return added_.size() == max_added_tokens; };
     const std::string too_many = "more than " + std::to_string(max_added_tokens) + " added tokens";
 
@@ -377,7 +393,8 @@ void Tokenizer::read_added(const ByteReader &reader, std::optional<JsonView> tok
         const std::string_view text = token_text(token);
         if (text.size() > max_added_bytes || !is_utf8(text)) {
             reader.fail("vocabulary entry's text", begin + token.offset,
-                        "an added token must be UTF-8 of at most " + std::to_string(max_added_bytes) + " bytes");
+                        "an added token must be UTF-8 of at most " + std::to_string(max_added_bytes) +
+                            " bytes");
         }
         if (full()) reader.fail("vocabulary", begin + token.offset, too_many);
         added_.push_back({static_cast<std::int32_t>(id), std::string(text), token.type == type_control});
@@ -398,8 +415,9 @@ void Tokenizer::read_added(const ByteReader &reader, std::optional<JsonView> tok
             if (!content_value) value.fail("added token " + digits + " has no content");
             std::string content = content_value->as_string();
             if (content.empty() || content.size() > max_added_bytes) {
-                content_value->fail("added token " + digits + " has a content of " + std::to_string(content.size()) +
-                                    " bytes, allowed are 1 to " + std::to_string(max_added_bytes));
+                content_value->fail("added token " + digits + " has a content of " +
+                                    std::to_string(content.size()) + " bytes, allowed are 1 to " +
+                                    std::to_string(max_added_bytes));
             }
             const auto special = value.find("special");
             const auto index = static_cast<std::size_t>(id);
@@ -426,19 +444,23 @@ void Tokenizer::read_added(const ByteReader &reader, std::optional<JsonView> tok
     }
     by_content_.resize(added_.size());
     for (std::size_t i = 0; i < added_.size(); ++i) by_content_[i] = static_cast<std::uint32_t>(i);
-    std::ranges::sort(by_content_, {}, [this](std::uint32_t i) -> const std::string & { return added_[i].content; });
+    std::ranges::sort(by_content_, {},
+                      [this](std::uint32_t i) -> const std::string & { return added_[i].content; });
     for (std::size_t i = 1; i < by_content_.size(); ++i) {
         const AddedToken &one = added_[by_content_[i - 1]], &other = added_[by_content_[i]];
         if (one.content == other.content) {
-            reader.fail("added tokens", begin, quoted(one.content) + " has the ids " + std::to_string(one.id) +
-                                                   " and " + std::to_string(other.id));
+            reader.fail("added tokens", begin,
+                        quoted(one.content) + " has the ids " + std::to_string(one.id) + " and " +
+                            std::to_string(other.id));
         }
     }
 }
 
 // ---- Looking up ----
 
-std::string_view Tokenizer::token_text(const Token &token) const { return section_.substr(token.offset, token.length); }
+std::string_view Tokenizer::token_text(const Token &token) const {
+    return section_.substr(token.offset, token.length);
+}
 
 bool Tokenizer::is_merge(const Merge &merge, std::string_view left, std::string_view right) const {
     return section_.substr(merge.offset, merge.left_length) == left &&
@@ -446,14 +468,16 @@ bool Tokenizer::is_merge(const Merge &merge, std::string_view left, std::string_
 }
 
 std::optional<std::int32_t> Tokenizer::find_token(std::string_view text, std::uint64_t hash) const {
-    const Slot *slot = find_slot(token_slots_, hash, [&](std::uint32_t i) { return token_text(tokens_[i]) == text; });
+    const Slot *slot =
+        find_slot(token_slots_, hash, [&](std::uint32_t i) { return token_text(tokens_[i]) == text; });
     if (slot == nullptr || slot->index_plus_one == 0) return std::nullopt;
     return static_cast<std::int32_t>(slot->index_plus_one - 1);
 }
 
 std::optional<std::uint32_t> Tokenizer::find_merge(std::string_view left, std::string_view right,
                                                    std::uint64_t hash) const {
-    const Slot *slot = find_slot(merge_slots_, hash, [&](std::uint32_t i) { return is_merge(merges_[i], left, right); });
+    const Slot *slot =
+        find_slot(merge_slots_, hash, [&](std::uint32_t i) { return is_merge(merges_[i], left, right); });
     if (slot == nullptr || slot->index_plus_one == 0) return std::nullopt;
     return slot->index_plus_one - 1;
 }
@@ -466,15 +490,17 @@ const AddedToken *Tokenizer::find_added(std::int32_t id) const {
 const AddedToken *Tokenizer::match_added(std::string_view text) const {
     // Narrows the tokens, sorted by content, to those that share one more byte with the text at each step.
     const AddedToken *longest = nullptr;
-    auto candidates = std::ranges::subrange(by_content_.begin(), by_content_.end());
-    for (std::size_t length = 1; length <= std::min(text.size(), max_added_bytes) && !candidates.empty(); ++length) {
-        candidates = std::ranges::equal_range(candidates, text.substr(0, length), {}, [&](std::uint32_t i) {
+    auto first = by_content_.begin(), last = by_content_.end();
+    for (std::size_t length = 1; length <= std::min(text.size(), max_added_bytes); ++length) {
+        const std::string_view prefix = text.substr(0, length);
+        const auto prefix_of = [&](std::uint32_t i) {
             return std::string_view(added_[i].content).substr(0, length);
-        });
-        if (!candidates.empty()) {
-            const AddedToken &shortest = added_[candidates.front()];
-            if (shortest.content.size() == length) longest = &shortest;
-        }
+        };
+        first = std::ranges::lower_bound(first, last, prefix, {}, prefix_of);
+        last = std::ranges::upper_bound(first, last, prefix, {}, prefix_of);
+        if (first == last) break;
+        const AddedToken &shortest = added_[*first];
+        if (shortest.content.size() == length) longest = &shortest;
     }
     return longest;
 }
@@ -495,7 +521,8 @@ void Tokenizer::append_bytes(std::int32_t id, std::string &out) const {
     if (const AddedToken *added = find_added(id)) {
         out += added->content;
     } else if (id >= 0 && static_cast<std::size_t>(id) < tokens_.size()) {
-        alphabet.decode(token_text(tokens_[static_cast<std::size_t>(id)]), [&out](char byte) { out += byte; });
+        alphabet.decode(token_text(tokens_[static_cast<std::size_t>(id)]),
+                        [&out](char byte) { out += byte; });
     }
 }
 
@@ -522,8 +549,8 @@ std::string whole_characters(std::string_view text) {
 
 }  // namespace
 
-// The symbols of one word as a linked list in the word's spelling, and the merges that could be made. Reused from word
-// to word.
+// The symbols of one word as a linked list in the word's spelling, and the merges that could be made. Reused
+// from word to word.
 struct Tokenizer::Workspace {
     struct Symbol {
         std::uint32_t begin, end;     // in spelling
@@ -636,7 +663,8 @@ void Tokenizer::push_candidate(std::int32_t left, Workspace &work) const {
     if (first.next < 0) return;
     const Workspace::Symbol &second = work.symbols[static_cast<std::size_t>(first.next)];
     const std::string_view spelling = work.spelling;
-    const auto rank = find_merge(first.text(spelling), second.text(spelling), hash_pair(first.hash, second.hash));
+    const auto rank =
+        find_merge(first.text(spelling), second.text(spelling), hash_pair(first.hash, second.hash));
     if (!rank) return;
     const std::string_view merged = spelling.substr(first.begin, second.end - first.begin);
     const auto id = find_token(merged, hash_text(merged));

@@ -21,20 +21,24 @@ struct AddedToken {
     bool special;
 };
 
-// Byte-level BPE with Qwen2's pre-tokenisation and no normalisation; the same ids as Hugging Face `tokenizers` gives.
+// Byte-level BPE with Qwen2's pre-tokenisation and no normalisation; the same ids as Hugging Face
+// `tokenizers` gives.
 //
-// The vocabulary and the merges stay in the file. One anonymous mapping holds where they lie and two hash tables over
-// them; there is no object per token. Immutable once read, so that threads may share it.
+// The vocabulary and the merges stay in the file. One anonymous mapping holds where they lie and two hash
+// tables over them; there is no object per token. Immutable once read, so that threads may share it.
 class Tokenizer {
 public:
-    // Reads from the first vocabulary record to the end of the merges. The bytes under `reader` must outlive the
-    // tokenizer. `tokenizer_config` is the metadata's tokenizer_config.json. Throws Error naming file and offset.
+    // Reads from the first vocabulary record to the end of the merges. The bytes under `reader` must outlive
+    // the tokenizer. `tokenizer_config` is the metadata's tokenizer_config.json. Throws Error naming file and
+    // offset.
     //
-    // Of a text that stands twice in the vocabulary the first id is used, of a merge that stands twice the last rank. A
-    // merge whose product or sides are not in the vocabulary is never applied.
-    static Tokenizer read(ByteReader &reader, std::optional<JsonView> tokenizer_config, std::int32_t vocab_size);
+    // Of a text that stands twice in the vocabulary the first id is used, of a merge that stands twice the
+    // last rank. A merge whose product or sides are not in the vocabulary is never applied.
+    static Tokenizer read(ByteReader &reader, std::optional<JsonView> tokenizer_config,
+                          std::int32_t vocab_size);
 
-    // Bytes that are not UTF-8 count as U+FFFD (see Utf8Stream). Bytes of which the vocabulary has no token are left out.
+    // Bytes that are not UTF-8 count as U+FFFD (see Utf8Stream). Bytes of which the vocabulary has no token
+    // are left out.
     std::vector<std::int32_t> encode(std::string_view text) const;
     // The same, but the leftmost and then longest added tokens in the text become their ids.
     std::vector<std::int32_t> encode_with_added(std::string_view text) const;
@@ -68,7 +72,8 @@ private:
     Tokenizer() = default;
 
     void fill_tables(const ByteReader &reader, std::size_t n_tokens, std::size_t n_merges, std::size_t end);
-    void read_added(const ByteReader &reader, std::optional<JsonView> tokenizer_config, std::int32_t vocab_size);
+    void read_added(const ByteReader &reader, std::optional<JsonView> tokenizer_config,
+                    std::int32_t vocab_size);
 
     std::string_view token_text(const Token &token) const;
     bool is_merge(const Merge &merge, std::string_view left, std::string_view right) const;
@@ -77,7 +82,8 @@ private:
     const AddedToken *match_added(std::string_view text) const;
 
     std::optional<std::int32_t> find_token(std::string_view text, std::uint64_t hash) const;
-    std::optional<std::uint32_t> find_merge(std::string_view left, std::string_view right, std::uint64_t hash) const;
+    std::optional<std::uint32_t> find_merge(std::string_view left, std::string_view right,
+                                            std::uint64_t hash) const;
 
     void encode_piece(std::string_view text, Workspace &work, std::vector<std::int32_t> &ids) const;
     void encode_word(std::string_view word, Workspace &work, std::vector<std::int32_t> &ids) const;
@@ -89,8 +95,8 @@ private:
     std::span<Merge> merges_;   // [rank]
     std::span<Slot> token_slots_;
     std::span<Slot> merge_slots_;
-    std::vector<AddedToken> added_;            // by id
-    std::vector<std::uint32_t> by_content_;    // indices into added_, by content
+    std::vector<AddedToken> added_;          // by id
+    std::vector<std::uint32_t> by_content_;  // indices into added_, by content
 };
 
 }  // namespace chatllm

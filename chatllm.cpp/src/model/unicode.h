@@ -11,8 +11,8 @@ enum class CharClass : std::uint8_t { other, letter, number, space };
 
 CharClass char_class(char32_t code);
 
-// Turns bytes that come in pieces into whole characters. Bytes that are not UTF-8 become U+FFFD exactly as in Python's
-// bytes.decode("utf-8", "replace").
+// Turns bytes that come in pieces into whole characters. Bytes that are not UTF-8 become U+FFFD exactly as in
+// Python's bytes.decode("utf-8", "replace").
 class Utf8Stream {
 public:
     // The characters completed so far; up to three bytes of an unfinished one are held back.

@@ -1,0 +1,232 @@
+"""The command line. Only this module prints and exits."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.text import Text
+
+from asrswitch import __version__, audio
+from asrswitch.errors import AsrSwitchError, UsageError
+from asrswitch.native.locate import VARIABLE, find_library
+from asrswitch.plan import (
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_TIMEOUT_S,
+    LOG_NAME,
+    Options,
+    Strategy,
+    make_out_directory,
+    make_plan,
+)
+from asrswitch.records import LogWriter, TornLineWarning, read_log
+from asrswitch.report.console import RunProgress, render_schedule, render_summary
+from asrswitch.runner import Runner
+from asrswitch.schedule import make_schedule
+from asrswitch.stats.verdict import Word
+from asrswitch.summary import Summary, summarise
+from asrswitch.worker_process import StoppedError, StopSignals
+
+_PLAIN_WIDTH = 160
+_FAILURE, _LEAK, _INCONCLUSIVE = 1, 3, 4
+_TYPES = ("f32", "f16", "q8_0", "q4_0", "q4_1")
+
+_DESCRIPTION = (
+    "Switch between speech models again and again; measure what it costs and whether the memory comes back."
+)
+_EPILOG = f"""\
+other commands (each has its own --help):
+  python -m asrswitch report RUN_DIR                           the tables of an earlier run
+  python -m asrswitch models convert HF_DIR OUT.bin --type T   a model file from a checkpoint
+
+examples:
+  python -m asrswitch --iters 50 python -m asrswitch --iters 200 --model small=s.bin --model large=l.bin
+  --audio a.flac --reference @a.txt --check
+
+environment: INFERENCE_THREADS, CONTEXT_LENGTH, ASR_LANGUAGE and {VARIABLE} are used where the option is
+absent. exit codes: 0 done, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C; with --check 3 leak, 4
+inconclusive.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; errors become one line on stderr."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    commands = {"report": _report, "models": _models}
+    try:
+        if words and words[0] in commands:
+            return commands[words[0]](words[1:])
+        return _run(words)
+    except AsrSwitchError as error:
+        return _complain(error)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILURE
+
+
+def _complain(error: AsrSwitchError) -> int:
+    print(f"asrswitch: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _run(words: Sequence[str]) -> int:
+    given = _run_parser().parse_args(words)
+    options = Options(
+        iterations=given.iters,
+        models=given.model,
+        audio=given.audio,
+        references=given.reference,
+        threads=given.threads,
+        context=given.context,
+        language=given.language,
+        strategy=given.strategy,
+        max_new_tokens=given.max_new_tokens,
+        timeout_s=given.timeout,
+        out=given.out,
+    )
+    plan = make_plan(options, os.environ, datetime.now())
+    cycles = make_schedule(plan)
+    console = _console()
+    if given.dry_run:
+        console.print(render_schedule(plan, cycles))
+        return 0
+    library = find_library(given.library, os.environ)
+    stopped: StoppedError | None = None
+    with tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch, StopSignals() as stop:
+        clips = [audio.prepare(Path(clip.path), Path(scratch)) for clip in plan.clips]
+        path = make_out_directory(plan.out) / LOG_NAME
+        with LogWriter(path) as log, RunProgress(console, cycles) as progress:
+            try:
+                Runner(plan, library, clips, log, stop, progress.observe).run(cycles)
+            except StoppedError as error:
+                stopped = error
+    summary = summarise(read_log(path))
+    console.print(render_summary(summary))
+    console.print(Text(f"log: {path}"))
+    if stopped:
+        return _complain(stopped)
+    return _exit_code(summary, check=given.check)
+
+
+def _report(words: Sequence[str]) -> int:
+    parser = _Parser(prog="python -m asrswitch report", description="Print the tables of an earlier run.")
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run's --out directory, or its log")
+    parser.add_argument(
+        "--check", action="store_true", help="exit 1 on failures, 3 on a leak, 4 when inconclusive"
+    )
+    given = parser.parse_args(words)
+    path = given.run_dir if given.run_dir.is_file() else given.run_dir / LOG_NAME
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TornLineWarning)
+        summary = summarise(read_log(path))
+    console = _console()
+    console.print(render_summary(summary))
+    for warning in caught:
+        console.print(Text(f"warning: {warning.message}", style="yellow"))
+    return _exit_code(summary, check=True) if given.check else 0
+
+
+def _models(words: Sequence[str]) -> int:
+    parser = _Parser(prog="python -m asrswitch models", description="Make model files.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="convert")
+    convert = verbs.add_parser("convert", help="a .bin file from a Hugging Face checkpoint")
+    convert.add_argument(
+        "checkpoint", metavar="HF_DIR", type=Path, help="directory with config.json and safetensors"
+    )
+    convert.add_argument("output", metavar="OUT.bin", type=Path)
+    convert.add_argument(
+        "--type", choices=_TYPES, default="q8_0", help="of the matrices (default %(default)s)"
+    )
+    given = parser.parse_args(words)
+
+    from asrswitch.convert import convert as convert_checkpoint
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("converting", total=None)
+
+        def show(done: int, total: int, name: str) -> None:
+            progress.update(task, completed=done, total=total, description=name)
+
+        convert_checkpoint(given.checkpoint, given.output, given.type, show)
+    return 0
+
+
+def _console() -> Console:
+    """Standard output; where it is no terminal, wide enough that no figure is broken over two lines."""
+    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+
+
+def _exit_code(summary: Summary, check: bool) -> int:
+    if summary.failures:
+        return _FAILURE
+    return {Word.LEAK: _LEAK, Word.INCONCLUSIVE: _INCONCLUSIVE}.get(summary.word, 0) if check else 0
+
+
+def _run_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m asrswitch",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s --iters N [options]",
+    )
+    add = parser.add_argument
+    add("--iters", type=int, required=True, metavar="N", help="iterations; each gives every model its turn")
+    add(
+        "--model",
+        action="append",
+        default=[],
+        metavar="LABEL=PATH",
+        help="repeatable; default: the two embedded ones",
+    )
+    add(
+        "--audio",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="repeatable; default: the embedded telephone number",
+    )
+    add(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="or @FILE, one a clip; default: .txt beside it",
+    )
+    add("--language", metavar="NAME", help="force it: Chinese, zh, English, en, …")
+    add("--threads", type=int, metavar="N", help="default: the physical cores this process may use")
+    add("--context", type=int, metavar="TOKENS", help="size of the KV cache; default: the model's")
+    add(
+        "--max-new-tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, metavar="N", help="default: %(default)s"
+    )
+    add("--strategy", choices=[s.value for s in Strategy], default="reload",
+        help="reload: destroy and load at each turn; restart: stay loaded, clear the context")  # fmt: skip
+    add("--out", metavar="DIR", help="for the log; default: runs/<time>")
+    add("--library", metavar="FILE", help="another library with the same C interface")
+    add(
+        "--timeout",
+        type=float,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="S",
+        help="for a phase; default: %(default)g seconds",
+    )
+    add("--check", action="store_true", help="exit 3 on a leak, 4 when inconclusive")
+    add("--dry-run", action="store_true", help="print the schedule and stop")
+    add("--version", action="version", version=f"asrswitch {__version__}")
+    return parser

@@ -1,0 +1,60 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from asrswitch.errors import AsrSwitchError
+
+
+@contextmanager
+def atomic_output(path: Path) -> Iterator[BinaryIO]:
+    """A file open for writing that becomes `path` when the block ends without an exception.
+
+    It is written beside `path`, flushed to the disk and renamed; after an exception, Ctrl-C included, it is
+    removed and `path` is as before. A process that is killed leaves `.NAME.PID.partial` behind, never a part
+    of `path`. Raises AsrSwitchError when the file cannot be made or written.
+    """
+    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    if path.is_dir():
+        raise AsrSwitchError(f"{path}: is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise AsrSwitchError(f"{path}: the folder {path.parent} does not exist; make it first")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        _remove(partial)
+        raise AsrSwitchError(f"{path}: cannot be written: {error.strerror}; {_remedy(error)}") from None
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def _remove(partial: Path) -> None:
+    with suppress(OSError):
+        partial.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "make room or choose another place"
+    return "choose a place where you may write"

@@ -1,0 +1,114 @@
+"""From the worker's times to the figures of one transcription: pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+HEADER_END = "<asr_text>"
+
+# Ours says `tokens: generated N, prompt M`; chatllm.cpp `prompt eval time = … / M tokens` and `eval time = …
+# / N tokens`.
+_GENERATED = re.compile(r"generated\s+(\d+)|(?<!prompt )\beval time\s*=.*?/\s*(\d+)\s+tokens")
+_PROMPT = re.compile(r"\bprompt\s+(\d+)|prompt eval time\s*=.*?/\s*(\d+)\s+tokens")
+_LANGUAGE = re.compile(r"\s*language\s+(.+?)\s*\Z", re.DOTALL)
+
+
+class Output(msgspec.Struct, frozen=True):
+    """What the engine wrote, taken apart: `language English<asr_text>The text.`"""
+
+    language: str | None
+    text: str
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """Times in ms from the submission of the input; see the design's table for the definitions."""
+
+    inference_ms: float
+    rtf: float
+    callbacks: int
+    text_callbacks: int
+    characters: int
+    first_callback_ms: float | None
+    ttft_ms: float | None
+    chars_per_s: float | None
+    tokens: int | None
+    tokens_source: Literal["engine", "callbacks"] | None
+    tokens_per_s: float | None
+    prompt_tokens: int | None
+
+
+def split_output(raw: str) -> Output:
+    """Split at the first `<asr_text>`; without it everything is text. `language None` means no language."""
+    head, found, text = raw.partition(HEADER_END)
+    if not found:
+        return Output(None, raw.strip())
+    match = _LANGUAGE.match(head)
+    language = match.group(1) if match else None
+    return Output(None if language == "None" else language, text.strip())
+
+
+def figure_out(
+    pieces: Sequence[tuple[int, str]],
+    submitted_ns: int,
+    returned_ns: int,
+    audio_s: float,
+    statistics: Sequence[str],
+) -> Figures:
+    """Compute the figures of one transcription.
+
+    Args:
+        pieces: time (ns) and text of each text callback, in order; the header may be split over several.
+        submitted_ns: when the input was submitted.
+        returned_ns: when the call returned.
+        audio_s: length of the clip.
+        statistics: the engine's own statistics lines; token counts are taken from them where they are there.
+
+    ``chars_per_s`` counts the characters that came after the first text callback, over the time from the
+    first to the last. ``tokens`` are the engine's count, or else the callbacks, and ``tokens_source`` says
+    which; they include the header's, so ``tokens_per_s`` runs from the first callback of any kind.
+    """
+    raw = "".join(text for _, text in pieces)
+    begins = raw.index(HEADER_END) + len(HEADER_END) if HEADER_END in raw else 0
+    begins += len(raw[begins:]) - len(raw[begins:].lstrip())
+    ends = len(raw.rstrip())
+    carried: list[tuple[int, int]] = []  # (time, transcript characters) of callbacks that carry any
+    position = 0
+    for at, text in pieces:
+        characters = min(position + len(text), ends) - max(position, begins)
+        position += len(text)
+        if characters > 0:
+            carried.append((at, characters))
+    texts = [at for at, text in pieces if text]
+    inference_ns = returned_ns - submitted_ns
+    generated = _last_count(_GENERATED, statistics)
+    tokens = len(texts) if generated is None else generated
+    return Figures(
+        inference_ms=inference_ns / 1e6,
+        rtf=inference_ns / 1e9 / audio_s,
+        callbacks=len(pieces),
+        text_callbacks=len(carried),
+        characters=sum(characters for _, characters in carried),
+        first_callback_ms=(pieces[0][0] - submitted_ns) / 1e6 if pieces else None,
+        ttft_ms=(carried[0][0] - submitted_ns) / 1e6 if carried else None,
+        chars_per_s=_rate(sum(n for _, n in carried[1:]), carried[0][0], carried[-1][0]) if carried else None,
+        tokens=tokens or None,
+        tokens_source=None if not tokens else "callbacks" if generated is None else "engine",
+        tokens_per_s=_rate(tokens - 1, texts[0], texts[-1]) if texts else None,
+        prompt_tokens=_last_count(_PROMPT, statistics),
+    )
+
+
+def _rate(count: int, first_ns: int, last_ns: int) -> float | None:
+    return count / ((last_ns - first_ns) / 1e9) if last_ns > first_ns and count > 0 else None
+
+
+def _last_count(pattern: re.Pattern[str], lines: Sequence[str]) -> int | None:
+    for line in reversed(lines):
+        match = pattern.search(line)
+        if match:
+            return int(next(group for group in match.groups() if group is not None))
+    return None

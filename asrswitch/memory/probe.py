@@ -1,0 +1,120 @@
+"""Readings of another process's memory from ``/proc``; sizes in bytes.
+
+Sources: ``smaps_rollup`` is exact at the time of reading; ``VmHWM`` is the kernel's own running maximum of
+RSS, which writing 5 to ``clear_refs`` sets back to the present RSS (proc(5)).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+_KIB = 1024
+
+
+class ProcessGoneError(Exception):
+    """The process ended before or while it was read."""
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """One reading. ``None`` where this kernel or our permissions do not tell."""
+
+    rss_bytes: int
+    pss_bytes: int | None
+    uss_bytes: int | None
+    anonymous_bytes: int
+    file_bytes: int  # mapped files and shared memory: what of RSS is not anonymous
+    swap_bytes: int
+    peak_rss_bytes: int
+    peak_since: Literal["reading", "start"]  # "start" where the kernel's maximum could not be set back
+    source: Literal["smaps_rollup", "status"]
+    mappings: int | None
+    threads: int
+    descriptors: int | None
+
+
+class MemoryProbe:
+    """Reads one process again and again; each reading carries the peak since the one before."""
+
+    def __init__(self, pid: int, proc: Path = Path("/proc")) -> None:
+        self._directory = proc / str(pid)
+        self._peak_since: Literal["reading", "start"] = self._set_peak_back()
+
+    def read(self) -> Memory:
+        """Take a reading and begin a new peak.
+
+        Raises:
+            ProcessGoneError: there is nothing left to read.
+        """
+        status = self._table("status")
+        if "VmRSS" not in status:  # a zombie has a status without memory
+            raise ProcessGoneError
+        rollup = self._rollup()
+        if rollup:
+            rss, anonymous, swap = rollup["Rss"], rollup["Anonymous"], rollup["Swap"]
+            pss: int | None = rollup["Pss"]
+            uss: int | None = sum(
+                rollup.get(key, 0) for key in ("Private_Clean", "Private_Dirty", "Private_Hugetlb")
+            )
+        else:
+            rss, anonymous, swap = status["VmRSS"], status["RssAnon"], status.get("VmSwap", 0)
+            pss = uss = None
+        reading = Memory(
+            rss_bytes=rss,
+            pss_bytes=pss,
+            uss_bytes=uss,
+            anonymous_bytes=anonymous,
+            file_bytes=rss - anonymous,
+            swap_bytes=swap,
+            # The kernel keeps RSS in per-CPU parts and its maximum may lag by a few pages.
+            peak_rss_bytes=max(status["VmHWM"], rss),
+            peak_since=self._peak_since,
+            source="smaps_rollup" if rollup else "status",
+            mappings=self._count_mappings(),
+            threads=status["Threads"],
+            descriptors=self._count_descriptors(),
+        )
+        self._peak_since = self._set_peak_back()
+        return reading
+
+    def _set_peak_back(self) -> Literal["reading", "start"]:
+        try:
+            (self._directory / "clear_refs").write_text("5")
+        except OSError:
+            return "start"
+        return "reading"
+
+    def _rollup(self) -> dict[str, int]:
+        try:
+            return self._table("smaps_rollup")
+        except PermissionError:
+            return {}
+        except ProcessGoneError:  # the file is younger than Linux 4.14, or absent under some sandboxes
+            return {}
+
+    def _table(self, name: str) -> dict[str, int]:
+        """Fields of a ``Name: number [kB]`` file; sizes in bytes, counts as they are."""
+        try:
+            text = (self._directory / name).read_text(encoding="ascii", errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            raise ProcessGoneError from None
+        table = {}
+        for line in text.splitlines():
+            key, _, value = line.partition(":")
+            words = value.split()
+            if words and words[0].isdigit() and len(words) <= 2:
+                table[key] = int(words[0]) * (_KIB if words[-1] == "kB" else 1)
+        return table
+
+    def _count_mappings(self) -> int | None:
+        with contextlib.suppress(OSError):
+            return (self._directory / "maps").read_bytes().count(b"\n")
+        return None
+
+    def _count_descriptors(self) -> int | None:
+        with contextlib.suppress(OSError):
+            return sum(1 for _ in (self._directory / "fd").iterdir())
+        return None

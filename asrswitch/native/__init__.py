@@ -1,0 +1,67 @@
+"""chatllm.cpp's C interface as cffi declarations, and the loading of a library that has it.
+
+The only module that owns an ``ffi`` and opens libraries. Imported by the measured process: keep it lean.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cffi
+
+PRINT_TEXT = 0
+PRINT_INFORMATION = 1
+PRINT_ERROR = 2
+PRINT_LOG = 11
+PRINT_MODEL_INFORMATION = 13
+
+ffi = cffi.FFI()
+ffi.cdef(
+    """
+    struct chatllm_obj;
+    typedef void (*f_chatllm_print)(void *user_data, int print_type, const char *utf8_str);
+    typedef void (*f_chatllm_end)(void *user_data);
+
+    struct chatllm_obj *chatllm_create(void);
+    void chatllm_append_param(struct chatllm_obj *obj, const char *utf8_str);
+    int chatllm_start(struct chatllm_obj *obj, f_chatllm_print print, f_chatllm_end end, void *user_data);
+    int chatllm_user_input(struct chatllm_obj *obj, const char *utf8_str);
+    void chatllm_restart(struct chatllm_obj *obj, const char *utf8_sys_prompt);
+    void chatllm_show_statistics(struct chatllm_obj *obj);
+    int chatllm_destroy(struct chatllm_obj *obj);
+
+    struct mallinfo2 {
+        size_t arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;
+    };
+    struct mallinfo2 mallinfo2(void);
+    int prctl(int option, unsigned long, unsigned long, unsigned long, unsigned long);
+    """
+)
+
+FUNCTIONS = (
+    "chatllm_create",
+    "chatllm_append_param",
+    "chatllm_start",
+    "chatllm_user_input",
+    "chatllm_restart",
+    "chatllm_show_statistics",
+    "chatllm_destroy",
+)
+
+
+def open_library(path: str) -> Any:
+    """Open a library with chatllm.cpp's C interface.
+
+    Raises:
+        OSError: it cannot be opened, or it lacks one of ``FUNCTIONS``; the message is one line.
+    """
+    library = ffi.dlopen(path)
+    for name in FUNCTIONS:
+        if not hasattr(library, name):
+            raise OSError(f"no function {name} in it")
+    return library
+
+
+def open_process() -> Any:
+    """The symbols of the process itself: the C library."""
+    return ffi.dlopen(None)

@@ -1,0 +1,212 @@
+"""What a run is to do, as a value: made from options and the environment, and checked here."""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from asrswitch import machine
+from asrswitch.errors import UsageError
+
+DEFAULT_MODELS = ("digits-small", "digits-large")
+DEFAULT_CLIP = "phone-zh.wav"
+DEFAULT_MAX_NEW_TOKENS = 512  # the official pipeline's
+DEFAULT_TIMEOUT_S = 600.0
+LOG_NAME = "run.jsonl"
+
+# The languages that Qwen3-ASR knows. Checked here because some libraries silently ignore a name they do not
+# know.
+LANGUAGES = {
+    "zh": "Chinese", "en": "English", "yue": "Cantonese", "ar": "Arabic", "de": "German", "fr": "French",
+    "es": "Spanish", "pt": "Portuguese", "id": "Indonesian", "it": "Italian", "ko": "Korean", "ru": "Russian",
+    "th": "Thai", "vi": "Vietnamese", "ja": "Japanese", "tr": "Turkish", "hi": "Hindi", "ms": "Malay",
+    "nl": "Dutch", "sv": "Swedish", "da": "Danish", "fi": "Finnish", "pl": "Polish", "cs": "Czech",
+    "fil": "Filipino", "fa": "Persian", "el": "Greek", "ro": "Romanian", "hu": "Hungarian",
+    "mk": "Macedonian",
+}  # fmt: skip
+
+
+class Strategy(enum.Enum):
+    """How models are switched."""
+
+    RELOAD = "reload"
+    RESTART = "restart"
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A weights file with a label."""
+
+    label: str
+    path: str
+
+
+class Clip(msgspec.Struct, frozen=True):
+    """An audio file with its reference text, if that is known."""
+
+    path: str
+    reference: str | None
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Everything that decides what a run does. All paths are absolute."""
+
+    models: tuple[Model, ...]
+    clips: tuple[Clip, ...]
+    iterations: int
+    threads: int
+    context: int | None  # tokens in the KV cache; None leaves it to the model
+    language: str | None
+    strategy: Strategy
+    max_new_tokens: int
+    timeout_s: float  # for one phase
+    out: str
+
+
+class Options(msgspec.Struct, frozen=True):
+    """The command line as it was given; None where an option was not."""
+
+    iterations: int
+    models: Sequence[str] = ()
+    audio: Sequence[str] = ()
+    references: Sequence[str] = ()
+    threads: int | None = None
+    context: int | None = None
+    language: str | None = None
+    strategy: str = Strategy.RELOAD.value
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    out: str | None = None
+
+
+def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Plan:
+    """Turn options and environment into a checked plan.
+
+    An option wins over its environment variable (INFERENCE_THREADS, CONTEXT_LENGTH, ASR_LANGUAGE).
+
+    Raises:
+        UsageError: a value out of range, a missing or unreadable file, a label used twice.
+    """
+    threads = _number("--threads", options.threads, "INFERENCE_THREADS", environ)
+    context = _number("--context", options.context, "CONTEXT_LENGTH", environ)
+    _at_least("--iters", options.iterations, 1)
+    _at_least("--max-new-tokens", options.max_new_tokens, 1)
+    if not options.timeout_s > 0:
+        raise UsageError(f"--timeout is {options.timeout_s:g}: give a number of seconds above 0")
+    return Plan(
+        models=_models(options.models),
+        clips=_clips(options.audio, options.references),
+        iterations=options.iterations,
+        threads=machine.physical_cores() if threads is None else threads,
+        context=context,
+        language=_language(options.language or environ.get("ASR_LANGUAGE") or None),
+        strategy=Strategy(options.strategy),
+        max_new_tokens=options.max_new_tokens,
+        timeout_s=options.timeout_s,
+        out=str(Path(options.out or f"runs/{now:%Y%m%d-%H%M%S}").absolute()),
+    )
+
+
+def make_out_directory(out: str) -> Path:
+    """Create the run's directory, refusing one that already holds a run's log."""
+    path = Path(out)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot make this directory ({error.strerror}); name another by --out"
+        ) from None
+    if (path / LOG_NAME).exists():
+        raise UsageError(f"{path}: holds the log of an earlier run; name another directory by --out")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"{path}: this directory is not writable; name another by --out")
+    return path
+
+
+def _models(given: Sequence[str]) -> tuple[Model, ...]:
+    if not given:
+        directory = resources.files("asrswitch") / "models"
+        given = [f"{label}={directory / label}.bin" for label in DEFAULT_MODELS]
+    models: list[Model] = []
+    for word in given:
+        label, equals, path = word.partition("=")
+        if not (label and equals and path):
+            raise UsageError(f"--model {word}: write LABEL=PATH, for example small=models/small.bin")
+        if any(model.label == label for model in models):
+            raise UsageError(f"--model {word}: the label {label} is used twice; give each model its own")
+        models.append(Model(label, str(_readable(path, "--model"))))
+    return tuple(models)
+
+
+def _clips(audio: Sequence[str], references: Sequence[str]) -> tuple[Clip, ...]:
+    paths = audio or [str(resources.files("asrswitch") / "samples" / DEFAULT_CLIP)]
+    if references and len(references) != len(paths):
+        raise UsageError(
+            f"{len(references)} --reference for {len(paths)} --audio: give one for each clip, in their order"
+        )
+    clips = []
+    for index, word in enumerate(paths):
+        path = _readable(word, "--audio")
+        reference = _reference(references[index]) if references else _text_beside(path)
+        clips.append(Clip(str(path), reference))
+    return tuple(clips)
+
+
+def _reference(word: str) -> str:
+    return _read_text(_readable(word[1:], "--reference")) if word.startswith("@") else word
+
+
+def _text_beside(clip: Path) -> str | None:
+    path = clip.with_suffix(".txt")
+    return _read_text(path) if path.is_file() else None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError):
+        raise UsageError(f"{path}: not a readable UTF-8 text; a reference is plain text") from None
+
+
+def _readable(word: str, option: str) -> Path:
+    path = Path(word).absolute()
+    if not path.is_file():
+        problem = "not a file" if path.exists() else "there is no such file"
+        raise UsageError(f"{word}: {problem}; check the path given to {option}")
+    if not os.access(path, os.R_OK):
+        raise UsageError(f"{word}: not readable; check its permissions")
+    return path
+
+
+def _number(option: str, given: int | None, variable: str, environ: Mapping[str, str]) -> int | None:
+    name, value = option, given
+    if value is None and environ.get(variable):
+        name = variable
+        try:
+            value = int(environ[variable])
+        except ValueError:
+            raise UsageError(f"{variable}={environ[variable]}: give a whole number, or unset it") from None
+    if value is not None:
+        _at_least(name, value, 1)
+    return value
+
+
+def _at_least(name: str, value: int, smallest: int) -> None:
+    if value < smallest:
+        raise UsageError(f"{name} is {value}: give at least {smallest}")
+
+
+def _language(word: str | None) -> str | None:
+    if word is None:
+        return None
+    for code, name in LANGUAGES.items():
+        if word.casefold() in (code, name.casefold()):
+            return name
+    raise UsageError(
+        f"--language {word}: unknown; use one of {', '.join(LANGUAGES.values())}, or a code like zh"
+    )

@@ -1,0 +1,216 @@
+"""The run's log: one JSON object a line, each written down as soon as it is known."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from asrswitch.errors import LogError
+from asrswitch.figures import Figures
+from asrswitch.machine import Machine
+from asrswitch.memory.probe import Memory
+from asrswitch.plan import Plan
+from asrswitch.schedule import Release as ReleaseKind
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+SCHEMA = 1
+
+Point = Literal["before_load", "after_load", "after_infer", "after_unload"]
+Phase = Literal["start", "load", "transcribe", "restart", "unload"]
+
+
+class TornLineWarning(UserWarning):
+    """The last line of a log was cut off, as when its writer is killed; it was left out."""
+
+
+class Malloc(msgspec.Struct, frozen=True):
+    """The worker's heap as malloc sees it: what callers hold, what malloc keeps back, what is not mapped."""
+
+    held_bytes: int
+    kept_bytes: int
+    arena_bytes: int
+    mapped_chunks: int
+
+
+class Run(msgspec.Struct, frozen=True, tag_field="record", tag="run"):
+    """The first record: what is to be done, where, and by what."""
+
+    schema: int
+    version: str
+    started_at: str  # ISO 8601 with the offset from UTC
+    library: str
+    plan: Plan
+    machine: Machine
+
+
+class WorkerStarted(msgspec.Struct, frozen=True, tag_field="record", tag="worker"):
+    """A worker is ready. Workers are numbered from 1."""
+
+    worker: int
+    pid: int
+    log: str
+
+
+class _OfCycle(msgspec.Struct, frozen=True, kw_only=True):
+    cycle: int
+    iteration: int
+    model: str
+    worker: int
+
+
+class Reading(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="reading"):
+    """The worker's memory at one of the four points of a cycle."""
+
+    point: Point
+    memory: Memory
+    malloc: Malloc | None
+
+
+class Load(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="load"):
+    """A model was loaded."""
+
+    load_ms: float
+
+
+class Transcription(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="transcription"):
+    """A clip was transcribed. ``raw`` is all the engine wrote, ``text`` the transcript in it."""
+
+    clip: str
+    audio_s: float
+    raw: str
+    language: str | None
+    text: str
+    normalised: str
+    reference: str | None
+    reference_normalised: str | None
+    wer: float | None
+    cer: float | None
+    figures: Figures
+
+
+class Release(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="release"):
+    """A model was destroyed, or its context cleared."""
+
+    how: ReleaseKind
+    release_ms: float
+
+
+class Failure(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="failure"):
+    """Something went wrong in a phase; the run goes on with the next cycle."""
+
+    phase: Phase
+    kind: Literal["died", "timeout", "error"]
+    message: str
+    signal: str | None = None
+    exit_code: int | None = None
+
+
+class End(msgspec.Struct, frozen=True, tag_field="record", tag="end"):
+    """The last record of a run that was not itself killed."""
+
+    reason: Literal["complete", "stopped"]
+    signal: str | None = None
+
+
+Record = Run | WorkerStarted | Reading | Load | Transcription | Release | Failure | End
+
+
+class LogWriter:
+    """Appends records to a file.
+
+    A record is with the kernel when ``append`` returns, and outlives this process; those that end a phase are
+    on the disk, and outlive the machine's fall.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise LogError(
+                f"{path}: cannot be written ({error.strerror}); name another directory by --out"
+            ) from None
+
+    def append(self, record: Record) -> None:
+        """Write one line.
+
+        Raises:
+            LogError: the disk is full, or went away.
+        """
+        line = memoryview(msgspec.json.encode(record) + b"\n")
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+        except OSError as error:
+            raise LogError(
+                f"{self._path}: cannot be written ({error.strerror}); make room and run again"
+            ) from None
+        if isinstance(record, Reading | Failure | End):
+            with contextlib.suppress(OSError):  # some file systems have no sync
+                os.fdatasync(self._file)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_log(path: Path) -> list[Record]:
+    """Read a log, also that of a run that was killed.
+
+    A last line that was cut off is left out with a ``TornLineWarning``.
+
+    Raises:
+        LogError: no log, or a line before the last that is not a record, or another schema.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read ({error.strerror}); name a run's directory") from None
+    if lines[-1] == b"":
+        lines.pop()
+    decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+    records: list[Record] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(decoder.decode(line))
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            _check_schema(path, line)
+            if number < len(lines):
+                raise LogError(
+                    f"{path}: line {number} is not a record ({error}); the log is damaged"
+                ) from None
+            warnings.warn(TornLineWarning(f"{path}: line {number} was cut off and is left out"), stacklevel=2)
+    if not records or not isinstance(records[0], Run):
+        raise LogError(
+            f"{path}: does not begin with a run's record; it is no log of ours, or it was cut at once"
+        )
+    _check_schema(path, lines[0])
+    return records
+
+
+def _check_schema(path: Path, line: bytes) -> None:
+    """Name another schema than ours: it explains why this line, or what follows, cannot be read."""
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        head = msgspec.json.decode(line)
+        if isinstance(head, dict) and head.get("record") == "run" and head.get("schema") != SCHEMA:
+            raise LogError(
+                f"{path}: schema {head.get('schema')}, this version reads {SCHEMA}; use the one that wrote it"
+            )

@@ -1,0 +1,225 @@
+"""Schedule, progress and summary on a terminal, or as plain lines where there is none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from asrswitch.plan import Plan
+from asrswitch.records import Failure, Load, Reading, Record, Release, Transcription
+from asrswitch.schedule import Cycle
+from asrswitch.stats.verdict import Verdict, Word
+from asrswitch.summary import ModelSummary, SeriesVerdict, Spread, Summary
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_MIB = 1024 * 1024
+_STYLES = {Word.FLAT: "green", Word.PLATEAU: "green", Word.INCONCLUSIVE: "yellow", Word.LEAK: "bold red"}
+_DETAILED_FAILURES = 5
+
+
+class RunProgress:
+    """Shows a run as its records come: one line that changes on a terminal, one line a cycle elsewhere."""
+
+    def __init__(self, console: Console, cycles: Sequence[Cycle]) -> None:
+        self._console = console
+        self._cycles = len(cycles)
+        self._iterations = cycles[-1].iteration
+        self._facts: list[str] = []
+        self._progress = Progress(
+            TextColumn("{task.fields[where]}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[facts]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=self._cycles, where="starting", facts="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def observe(self, record: Record) -> None:
+        """Take in a record."""
+        fact = _fact(record)
+        if fact:
+            self._facts.append(fact)
+        if not isinstance(record, Load | Transcription | Release | Failure | Reading):
+            return
+        where = f"iteration {record.iteration}/{self._iterations} {record.model}"
+        self._progress.update(self._task, where=where, facts=", ".join(self._facts))
+        ended = isinstance(record, Reading) and record.point == "after_unload"
+        if ended or (
+            isinstance(record, Failure) and not (record.phase == "transcribe" and record.kind == "error")
+        ):
+            self._progress.update(self._task, completed=record.cycle + 1)
+            if not self._console.is_terminal:
+                line = f"[{record.cycle + 1}/{self._cycles}] {where}: {', '.join(self._facts)}"
+                self._console.print(Text(line), soft_wrap=True)
+            self._facts = []
+
+
+def _fact(record: Record) -> str | None:
+    if isinstance(record, Load):
+        return f"load {record.load_ms:.1f} ms"
+    if isinstance(record, Transcription):
+        ttft = record.figures.ttft_ms
+        return "no text" if ttft is None else f"TTFT {ttft:.1f} ms"
+    if isinstance(record, Release):
+        return f"{'unload' if record.how.value == 'destroy' else 'restart'} {record.release_ms:.1f} ms"
+    if isinstance(record, Failure):
+        return f"{record.phase} failed: {record.message}"
+    if isinstance(record, Reading) and record.point == "after_unload":
+        return f"RSS {record.memory.rss_bytes / _MIB:.1f} MiB"
+    return None
+
+
+def render_schedule(plan: Plan, cycles: Sequence[Cycle]) -> RenderableType:
+    """The cycles that a run would go through."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("cycle", "iteration", "model", "phases"):
+        table.add_column(name, justify="right" if name in ("cycle", "iteration") else "left")
+    for cycle in cycles:
+        phases = ["load"] * cycle.load + ["transcribe"] * len(plan.clips)
+        phases.append("unload" if cycle.release.value == "destroy" else "restart")
+        table.add_row(str(cycle.index), str(cycle.iteration), Text(cycle.model.label), ", ".join(phases))
+    heading = f"{len(cycles)} cycles, {plan.strategy.value}, {plan.threads} threads, to {plan.out}"
+    return Group(Text(heading), table)
+
+
+def render_summary(summary: Summary) -> RenderableType:
+    """Table of the models, overall memory, verdicts, failures and warnings."""
+    parts: list[RenderableType] = [_models_table(summary.models)]
+    done = f"{summary.iterations_done} of {summary.iterations_planned} iterations, {summary.finished}"
+    parts.append(Text(f"\n{done}"))
+    if summary.resident:
+        resident = summary.resident
+        parts.append(
+            Text(
+                f"resident memory: first {resident.first / _MIB:.1f}, last {resident.last / _MIB:.1f}, "
+                f"peak {resident.peak / _MIB:.1f} MiB"
+            )
+        )
+    parts += [_verdict_lines(item) for item in summary.verdicts]
+    parts += _failure_lines(summary.failures)
+    parts += [Text(f"warning: {warning}", style="yellow") for warning in summary.warnings]
+    return Group(*parts)
+
+
+def _models_table(models: Sequence[ModelSummary]) -> Table:
+    rows: list[tuple[str, Callable[[ModelSummary], str]]] = [
+        ("cycles", lambda m: str(m.cycles)),
+        ("load, ms", lambda m: _middle(m.load_ms, ",.1f")),
+        ("TTFT, ms", lambda m: _middle(m.ttft_ms, ",.1f")),
+        ("first callback, ms", lambda m: _middle(m.first_callback_ms, ",.1f")),
+        ("chars/s", lambda m: _middle(m.chars_per_s, ",.1f")),
+        ("tokens/s", lambda m: _middle(m.tokens_per_s, ",.1f")),
+        ("RTF", lambda m: _middle(m.rtf, ".3g")),
+        ("WER, %", lambda m: _percent(m.wer)),
+        ("CER, %", lambda m: _percent(m.cer)),
+        ("unload, ms", lambda m: _middle(m.unload_ms, ",.1f")),
+        ("restart, ms", lambda m: _middle(m.restart_ms, ",.1f")),
+        ("switch, ms", lambda m: _middle(m.switch_ms, ",.1f")),
+        ("load overhead, MiB", lambda m: _middle(m.load_overhead_bytes, ",.2f", _MIB)),
+        ("unload release, MiB", lambda m: _middle(m.unload_release_bytes, ",.2f", _MIB)),
+        ("net growth, MiB", lambda m: _middle(m.net_growth_bytes, ",.2f", _MIB)),
+    ]
+    table = Table(title="medians (lowest to highest)", title_justify="left")
+    table.add_column("")
+    for model in models:
+        table.add_column(Text(model.label), justify="right")
+    for name, cell in rows:
+        cells = [cell(model) for model in models]
+        if any(text != "–" for text in cells):
+            table.add_row(name, *cells)
+    return table
+
+
+def _middle(spread: Spread | None, form: str, unit: float = 1) -> str:
+    if spread is None:
+        return "–"
+    low, middle, high = (
+        f"{value / unit:{form}}" for value in (spread.minimum, spread.median, spread.maximum)
+    )
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def _percent(rate: float | None) -> str:
+    return "–" if rate is None else f"{rate * 100:.1f}"
+
+
+def _verdict_lines(item: SeriesVerdict) -> Text:
+    verdict = item.verdict
+    text = Text("memory, ")
+    text.append(f"{item.subject}: ")
+    text.append(verdict.word.value, style=_STYLES[verdict.word])
+    text.append(f", {verdict.reason}")
+    if verdict.holder:
+        text.append(f"; held by {verdict.holder}")
+    for line in _evidence(verdict):
+        text.append(f"\n  {line}")
+    return text
+
+
+def _evidence(verdict: Verdict) -> list[str]:
+    lines = []
+    if verdict.resident:
+        slope = verdict.resident
+        lines.append(
+            f"resident {_kib(slope.slope)} an iteration "
+            f"(95 % interval {_kib(slope.low)} to {_kib(slope.high)}) "
+            f"after a warm-up of {verdict.warmup_iterations} of {verdict.iterations}, "
+            f"{_kib(verdict.warmup_growth_bytes)} in warm-up"
+        )
+    if verdict.held:
+        slope = verdict.held
+        lines.append(
+            f"held by malloc's callers {_kib(slope.slope)} an iteration "
+            f"({_kib(slope.low)} to {_kib(slope.high)})"
+        )
+    if verdict.detectable_bytes is not None:
+        heap = ""
+        if verdict.detectable_held_bytes is not None:
+            heap = f", {_kib(verdict.detectable_held_bytes, sign='')} of heap in use"
+        lines.append(
+            "smallest growth it could have seen: "
+            f"{_kib(verdict.detectable_bytes, sign='')} an iteration resident{heap}"
+        )
+    if verdict.iterations_to_limit is not None:
+        lines.append(f"memory runs out after {verdict.iterations_to_limit:,} more iterations at this slope")
+    if verdict.iterations_to_decide is not None:
+        lines.append(f"about {verdict.iterations_to_decide:,} iterations would decide")
+    return lines
+
+
+def _kib(count: float, sign: str = "+") -> str:
+    return f"{count / 1024:{sign}.1f} KiB"
+
+
+def _failure_lines(failures: Sequence[Failure]) -> list[Text]:
+    lines = [
+        Text(f"failed: iteration {item.iteration}, {item.model}, {item.phase}: {item.message}", style="red")
+        for item in failures[:_DETAILED_FAILURES]
+    ]
+    rest = Counter((item.model, item.phase, item.kind) for item in failures[_DETAILED_FAILURES:])
+    lines += [
+        Text(f"failed: {count} more, {model}, {phase} ({kind})", style="red")
+        for (model, phase, kind), count in rest.items()
+    ]
+    return lines

@@ -1,0 +1,1 @@
+"""The measured process. Imports only the standard library, cffi and ``asrswitch.native``."""

@@ -1,0 +1,142 @@
+"""Runs a model through a library with chatllm.cpp's C interface."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from typing import Any
+
+from asrswitch import native
+from asrswitch.native import ffi
+from asrswitch.worker.protocol import LoadOptions
+
+
+class BackendError(Exception):
+    """The library said that a call failed; the message is its own where it gave one."""
+
+
+class Transcription:
+    """What one call of ``ChatllmBackend.transcribe`` gave: times, pieces of text, statistics lines."""
+
+    def __init__(
+        self, submitted_ns: int, returned_ns: int, pieces: list[tuple[int, str]], statistics: list[str]
+    ):
+        self.submitted_ns = submitted_ns
+        self.returned_ns = returned_ns
+        self.pieces = pieces
+        self.statistics = statistics
+
+
+class ChatllmBackend:
+    """At most one loaded model. Every method raises ``BackendError`` where the library reports a failure."""
+
+    def __init__(self, library: str) -> None:
+        self._library = native.open_library(library)
+        self._object: Any = ffi.NULL
+        self._callbacks: tuple[Any, ...] = ()
+        self._received: list[tuple[int, int, bytes]] = []
+
+    def load(self, options: LoadOptions) -> tuple[int, int]:
+        """Create and start an object; times of the call of create and of the moment it can take input."""
+        words = [word.encode() for word in command_line(options)]
+        received = self._received = []
+
+        def on_print(_user: Any, kind: int, text: Any) -> None:
+            now = time.monotonic_ns()
+            received.append((now, kind, ffi.string(text) if text else b""))
+
+        def on_end(_user: Any) -> None:
+            return
+
+        # Kept with the object: the library calls them for as long as it lives.
+        self._callbacks = (ffi.callback("f_chatllm_print", on_print), ffi.callback("f_chatllm_end", on_end))
+        started_ns = time.monotonic_ns()
+        self._object = self._library.chatllm_create()
+        if self._object == ffi.NULL:
+            raise BackendError("chatllm_create returned no object")
+        for word in words:
+            self._library.chatllm_append_param(self._object, word)
+        status = self._library.chatllm_start(self._object, *self._callbacks, ffi.NULL)
+        ended_ns = time.monotonic_ns()
+        if status != 0:
+            raise BackendError(self._failure("chatllm_start", status))
+        received.clear()
+        return started_ns, ended_ns
+
+    def transcribe(self, audio: str) -> Transcription:
+        """Transcribe a file; the object must be loaded and its context empty."""
+        self._received.clear()
+        message = f"{{{{audio:{audio}}}}}".encode()
+        submitted_ns = time.monotonic_ns()
+        status = self._library.chatllm_user_input(self._object, message)
+        returned_ns = time.monotonic_ns()
+        if status != 0:
+            raise BackendError(self._failure("chatllm_user_input", status))
+        pieces = _whole_characters(
+            [(at, text) for at, kind, text in self._received if kind == native.PRINT_TEXT]
+        )
+        errors = self._lines(native.PRINT_ERROR)
+        if errors and not pieces:  # some libraries report a failure and return 0
+            raise BackendError(" ".join(errors))
+        self._received.clear()
+        self._library.chatllm_show_statistics(self._object)
+        statistics = self._lines(native.PRINT_INFORMATION)
+        self._received.clear()
+        return Transcription(submitted_ns, returned_ns, pieces, statistics)
+
+    def restart(self) -> tuple[int, int]:
+        """Clear the conversation."""
+        started_ns = time.monotonic_ns()
+        self._library.chatllm_restart(self._object, ffi.NULL)
+        return started_ns, time.monotonic_ns()
+
+    def unload(self) -> tuple[int, int]:
+        """Destroy the object."""
+        started_ns = time.monotonic_ns()
+        status = self._library.chatllm_destroy(self._object)
+        ended_ns = time.monotonic_ns()
+        self._object = ffi.NULL
+        self._callbacks = ()
+        if status != 0:
+            raise BackendError(self._failure("chatllm_destroy", status))
+        self._received = []
+        return started_ns, ended_ns
+
+    def _lines(self, kind: int) -> list[str]:
+        texts = (
+            text.decode("utf-8", "replace").strip()
+            for _, received, text in self._received
+            if received == kind
+        )
+        return [text for text in texts if text]
+
+    def _failure(self, function: str, status: int) -> str:
+        said = (
+            self._lines(native.PRINT_ERROR)
+            or self._lines(native.PRINT_LOG)
+            or self._lines(native.PRINT_INFORMATION)
+        )
+        return " ".join(said) if said else f"{function} returned {status}"
+
+
+def command_line(options: LoadOptions) -> list[str]:
+    """The words given to ``chatllm_append_param``; names that chatllm.cpp's own parser knows as well.
+
+    ``-l`` is the size of the KV cache. ``-c`` is not passed: it limits how much of a longer conversation is
+    repeated, and every transcription here is a conversation of its own. Sampling is switched off:
+    chatllm.cpp's default is not greedy.
+    """
+    words = ["-m", options["model"], "-n", str(options["threads"]), "--temp", "0", "--hide_banner"]
+    words += ["--max_new_tokens", str(options["max_new_tokens"]), "--multimedia_file_tags", "{{", "}}"]
+    if options["context"] is not None:
+        words += ["-l", str(options["context"])]
+    if options["language"] is not None:
+        words += ["--set", "language", options["language"]]
+    return words
+
+
+def _whole_characters(chunks: list[tuple[int, bytes]]) -> list[tuple[int, str]]:
+    """Decode chunks that may split a character: it belongs to the chunk that completes it."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    last = len(chunks) - 1
+    return [(at, decoder.decode(chunk, final=index == last)) for index, (at, chunk) in enumerate(chunks)]

@@ -1,0 +1,67 @@
+"""What runner and worker say to each other: one JSON object a line.
+
+The worker speaks first (``Hello``), then answers each command with its reply, or with an ``Error``. Times are
+the worker's ``time.monotonic_ns()``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+
+class Malloc(TypedDict):
+    """glibc's own account of its heap, all arenas together (mallinfo2(3))."""
+
+    held_bytes: int
+    kept_bytes: int
+    arena_bytes: int
+    mapped_chunks: int
+
+
+class Command(TypedDict, total=False):
+    """A command; which of the other keys it has depends on ``command``."""
+
+    command: Literal["load", "transcribe", "restart", "unload", "exit"]
+    load: LoadOptions
+    audio: str
+
+
+class LoadOptions(TypedDict):
+    """How to load a model."""
+
+    model: str
+    threads: int
+    context: int | None
+    language: str | None
+    max_new_tokens: int
+
+
+class Error(TypedDict):
+    """The command failed and the worker is still there."""
+
+    error: str
+
+
+class Hello(TypedDict):
+    """The worker is ready."""
+
+    pid: int
+    malloc: Malloc | None
+
+
+class Done(TypedDict):
+    """A model was loaded, restarted or unloaded between these two times."""
+
+    started_ns: int
+    ended_ns: int
+    malloc: Malloc | None
+
+
+class Transcribed(TypedDict):
+    """A clip was transcribed. ``pieces``: when each text callback came, and the characters it completed."""
+
+    submitted_ns: int
+    returned_ns: int
+    pieces: list[tuple[int, str]]
+    statistics: list[str]
+    malloc: Malloc | None

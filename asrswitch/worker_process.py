@@ -1,0 +1,195 @@
+"""The runner's end of a worker: starting it, asking it, noticing how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from asrswitch.errors import AsrSwitchError
+from asrswitch.worker.protocol import Command, Error, Hello
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+_EXIT_GRACE_S = 5.0
+_Reply = TypeVar("_Reply")
+
+
+class WorkerError(AsrSwitchError):
+    """The command failed; the worker is still there."""
+
+
+class WorkerLostError(AsrSwitchError):
+    """The worker ended by itself or by another's hand."""
+
+    def __init__(self, returncode: int) -> None:
+        self.signal = signal.Signals(-returncode).name if returncode < 0 else None
+        self.returncode = returncode if returncode >= 0 else None
+        how = f"was killed by {self.signal}" if self.signal else f"ended with exit code {returncode}"
+        super().__init__(f"the worker {how}")
+
+
+class WorkerTimeoutError(AsrSwitchError):
+    """The worker did not answer in time, and was killed."""
+
+
+class StoppedError(AsrSwitchError):
+    """The user, or the system, asked the run to stop."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number).name
+        self.exit_code = 128 + number  # as a shell reports it
+        super().__init__(f"stopped by {self.signal}")
+
+
+class StopSignals:
+    """While entered, SIGINT, SIGTERM and SIGHUP are noted and seen at the next wait, never mid-record."""
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._before: dict[int, signal.Handlers | int | None] = {}
+
+    def __enter__(self) -> Self:
+        self.wakeup, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        for number in self._SIGNALS:
+            self._before[number] = signal.signal(number, self._note)  # type: ignore[assignment]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self.wakeup)
+        os.close(self._write)
+
+    def check(self) -> None:
+        """Raise ``StoppedError`` if a signal has come."""
+        if self._received is not None:
+            raise StoppedError(self._received)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._received = self._received or number
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write, b"!")
+
+
+def worker_argv(library: Path, prefix: Sequence[str] = ()) -> list[str]:
+    """The worker's command line; ``prefix`` is what stands in front of it: valgrind, a control group."""
+    return [*prefix, sys.executable, "-m", "asrswitch.worker", str(library)]
+
+
+class WorkerProcess:
+    """A running worker in a session of its own, so that a Ctrl-C reaches the runner alone.
+
+    Everything that it or the library prints goes to ``log``.
+    """
+
+    def __init__(self, library: Path, log: Path, stop: StopSignals, timeout_s: float) -> None:
+        self._stop = stop
+        self._buffer = b""
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                worker_argv(library),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=_PACKAGE_ROOT,  # `-m` looks there first: the worker is of the same package as the runner
+                start_new_session=True,
+                bufsize=0,
+            )
+        try:
+            self.hello = self._receive(Hello, timeout_s)
+        except BaseException:
+            self.kill()
+            raise
+
+    def request(self, command: Command, reply: type[_Reply], timeout_s: float) -> _Reply:
+        """Send a command and wait for its reply.
+
+        Raises:
+            WorkerError: the command failed in the library.
+            WorkerLostError: the worker is gone.
+            WorkerTimeoutError: no reply within ``timeout_s``; the worker was killed.
+            StoppedError: a signal came; the worker is still busy.
+        """
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(msgspec.json.encode(command) + b"\n")
+        except BrokenPipeError:
+            raise self.lost() from None
+        return self._receive(reply, timeout_s)
+
+    def lost(self) -> WorkerLostError:
+        """Make sure that the worker is gone and tell how it ended."""
+        try:
+            returncode = self._process.wait(_EXIT_GRACE_S)
+        except subprocess.TimeoutExpired:  # it closed its pipe and stayed
+            self.kill()
+            returncode = self._process.returncode
+        self.kill()
+        return WorkerLostError(returncode)
+
+    def close(self) -> None:
+        """Let the worker exit, and kill it if it does not."""
+        if self._process.poll() is None and self._process.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(msgspec.json.encode(Command(command="exit")) + b"\n")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_EXIT_GRACE_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the worker and whatever it started; does nothing the second time."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
+
+    def _receive(self, reply: type[_Reply], timeout_s: float) -> _Reply:
+        line = self._read_line(timeout_s)
+        try:
+            message = msgspec.json.decode(line)
+            if isinstance(message, dict) and "error" in message:
+                raise WorkerError(" ".join(msgspec.convert(message, Error)["error"].split()))
+            return msgspec.convert(message, reply)
+        except msgspec.MsgspecError as error:
+            raise WorkerError(f"the worker's answer makes no sense ({error})") from None
+
+    def _read_line(self, timeout_s: float) -> bytes:
+        assert self._process.stdout
+        output = self._process.stdout.fileno()
+        poll = select.poll()
+        poll.register(output, select.POLLIN)
+        poll.register(self._stop.wakeup, select.POLLIN)
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._buffer:
+            self._stop.check()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self.kill()
+                raise WorkerTimeoutError(f"no answer within {timeout_s:g} s; the worker was killed")
+            ready = [descriptor for descriptor, _ in poll.poll(min(left, 3600.0) * 1000)]
+            if output in ready:
+                chunk = os.read(output, 65536)
+                if not chunk:
+                    raise self.lost()
+                self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line

@@ -1,0 +1,342 @@
+#include "model/model_file.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "check.h"
+#include "model/decoder.h"
+#include "model/encoder.h"
+#include "random.h"
+#include "temporary.h"
+#include "tiny_model.h"
+
+using chatllm::Decoder;
+using chatllm::Encoder;
+using chatllm::ModelFile;
+using chatllm::TensorType;
+using chatllm::check::Random;
+using chatllm::check::TemporaryFolder;
+using chatllm::tiny::Model;
+using chatllm::tiny::write_model;
+
+namespace {
+
+const std::string conv = "audio.conv2d1.weight";
+const std::string query = "model.layers.0.self_attn.q_proj.weight";
+const std::string norm = "model.norm.weight";
+
+// Reads a file as a session does, up to the shapes of the weights.
+void load(const std::string &path) {
+    const ModelFile file(path);
+    const Encoder encoder(file);
+    const Decoder decoder(file);
+}
+
+class Damaged {
+public:
+    explicit Damaged(const chatllm::tiny::Settings &settings = {}) : model(write_model(settings)) {}
+
+    void expect(std::string_view message) { check_fails(model.bytes, message); }
+    // Replaces a piece of the metadata by one of the same length.
+    Damaged &replace(std::string_view old, std::string_view changed) {
+        const std::size_t at = model.bytes.find(old);
+        if (at == std::string::npos || old.size() != changed.size()) throw std::runtime_error("no such piece");
+        model.bytes.replace(at, old.size(), changed);
+        return *this;
+    }
+    static void check_fails(const std::string &bytes, std::string_view message) {
+        const TemporaryFolder folder;
+        const std::string path = folder.write("m.bin", bytes);
+        CHECK_THROWS(load(path), path + ": ");
+        CHECK_THROWS(load(path), message);
+    }
+
+    Model model;
+};
+
+std::string offset(std::size_t n) { return " at offset " + std::to_string(n); }
+
+}  // namespace
+
+TEST(a_sound_file_is_read) {
+    const Model model = write_model();
+    const TemporaryFolder folder;
+    const ModelFile file(folder.write("m.bin", model.bytes));
+    CHECK_EQ(file.model_name(), "tiny");
+    CHECK_EQ(file.size_bytes(), model.bytes.size());
+    CHECK_EQ(file.languages(), (std::vector<std::string>{"Chinese", "English"}));
+    CHECK_EQ(file.audio().width, 64);
+    CHECK_EQ(file.audio().n_layers, 1);
+    CHECK_EQ(file.audio().chunk_frames, 100);
+    CHECK_EQ(file.audio().window_frames, 800);
+    CHECK_EQ(file.text().vocab_size, file.tensor("model.embed_tokens.weight", {file.text().vocab_size, 64}).rows());
+    CHECK_EQ(file.text().n_heads, 2);
+    CHECK_EQ(file.text().n_kv_heads, 1);
+    CHECK_EQ(file.text().head_width, 32);
+    CHECK_EQ(file.text().max_length, 512);
+    CHECK_EQ(file.text().rope_theta, 1e6f);
+    CHECK_EQ(file.text().norm_epsilon, 1e-6f);
+    CHECK_EQ(file.tokenizer().encode("user").size(), 1u);
+    CHECK(file.tokenizer().added_id("<|im_end|>").has_value());
+    CHECK(file.has_tensor(norm));
+    CHECK(!file.has_tensor("model.norm.weigh"));
+    // Weights are used where they lie.
+    const float *values = file.vector(norm, 64);
+    CHECK_EQ(values[3], model.get<float>(model.at(norm + " data") + 12));
+    std::int64_t n_parameters = 0;
+    for (const auto &tensor : file.tensors()) n_parameters += tensor.n_elements();
+    CHECK_EQ(file.n_parameters(), n_parameters);
+}
+
+TEST(every_type_is_read) {
+    for (const TensorType type : {TensorType::f32, TensorType::f16, TensorType::q4_0, TensorType::q4_1, TensorType::q8_0,
+                                  TensorType::q4_k}) {
+        chatllm::tiny::Settings settings;
+        settings.matrices = type;
+        settings.ffn_width = 256;
+        settings.output_matrix = type != TensorType::f16;
+        const TemporaryFolder folder;
+        const std::string path = folder.write("m.bin", write_model(settings).bytes);
+        load(path);
+        const ModelFile file(path);
+        CHECK_EQ(file.tensor("model.layers.0.mlp.down_proj.weight", {64, 256}).type, type);
+    }
+}
+
+TEST(the_header) {
+    const auto with = [](std::string_view field, std::uint32_t value, const std::string &message) {
+        Damaged file;
+        file.model.put(field, value);
+        file.expect(message);
+    };
+    const Model model = write_model();
+    const auto type_at = static_cast<std::uint32_t>(model.at("model type"));
+    const auto vocabulary_at = static_cast<std::uint32_t>(model.at("vocabulary"));
+    const auto tensors_at = static_cast<std::uint32_t>(model.at("tensors"));
+    with("magic", 0x46554747, "magic at offset 0: is 'GGUF', not 'ggmm'");
+    with("magic", 0x04034b50, "magic at offset 0: is 'PK\\x03\\x04'");
+    with("version", 2, "container version at offset 4: is 2, only 1 is known");
+    with("offset of the model type", 0, "offset of the model type at offset 8: points back");
+    with("offset of the model type", 19, "offset of the model type at offset 8: points back");
+    with("offset of the model type", 20, "offset of the vocabulary at offset 12");
+    with("offset of the model type", 0xFFFFFFFF, "offset of the model type at offset 8: leaves over 16 MiB");
+    with("offset of the vocabulary", type_at, "offset of the vocabulary at offset 12: does not lie 624 bytes");
+    with("offset of the vocabulary", vocabulary_at + 4, "offset of the vocabulary at offset 12: does not lie 624 bytes");
+    with("offset of the vocabulary", 0xFFFFFFFF, "offset of the vocabulary at offset 12");
+    with("offset of the tensors", vocabulary_at - 1, "offset of the tensors at offset 16: points back");
+    with("offset of the tensors", tensors_at + 16, "offset of the tensors at offset 16: is " + std::to_string(tensors_at + 16) +
+                                                       ", but the merges end at " + std::to_string(tensors_at));
+    with("offset of the tensors", 0xFFFFFFFF, "offset of the tensors at offset 16");
+    with("model type", 0x1000010E, "model type" + offset(type_at) + ": is 268435726, not Qwen3-ASR");
+    with("model-file version", 2, "model-file version" + offset(type_at + 4) + ": is 2, only 1 is known");
+}
+
+TEST(all_offsets_beyond_the_file) {
+    Damaged file;
+    file.model.put("offset of the model type", std::uint32_t{0x00FFFFF0});
+    file.model.put("offset of the vocabulary", std::uint32_t{0x00FFFFF0 + 624});
+    file.model.put("offset of the tensors", std::uint32_t{0x01FFFFF0});
+    file.expect("beyond the end of the file");
+}
+
+TEST(the_config) {
+    const auto with = [](const std::string &field, auto value, const std::string &message) {
+        Damaged file;
+        file.model.put("config " + field, value);
+        file.expect("config " + field + offset(file.model.at("config " + field)) + message);
+    };
+    with("vocab_size", std::int32_t{0}, ": is 0, must be 1 to");
+    with("vocab_size", std::int32_t{-1}, ": is -1");
+    with("vocab_size", INT32_MAX, ": is 2147483647");
+    with("hidden_size", std::int32_t{0}, ": is 0");
+    with("hidden_size", std::int32_t{1 << 20}, ": is 1048576");
+    with("num_attention_heads", std::int32_t{0}, ": is 0");
+    with("num_hidden_layers", INT32_MAX, ": is 2147483647");
+    with("intermediate_size", INT32_MIN, ": is -2147483648");
+    with("max_length", std::int32_t{0}, ": is 0");
+    with("num_key_value_heads", std::int32_t{0}, ": is 0");
+    with("num_key_value_heads", std::int32_t{3}, ": does not divide the number of attention heads");
+    with("head_dim", std::int32_t{33}, ": is odd");
+    with("head_dim", std::int32_t{0}, ": is 0");
+    with("rope_theta", std::numeric_limits<float>::quiet_NaN(), ": is not a finite number");
+    with("rope_theta", std::numeric_limits<float>::infinity(), ": is not a finite number");
+    with("rope_theta", 0.0f, ": is not a finite number");
+    with("yarn factor", 4.0f, ": asks for YaRN");
+}
+
+TEST(sizes_that_the_tensors_deny) {
+    const auto with = [](std::string_view field, std::int32_t value, std::string_view message) {
+        Damaged file;
+        file.model.put(field, value);
+        file.expect(message);
+    };
+    const std::int32_t vocab_size = write_model().get<std::int32_t>(write_model().at("config vocab_size"));
+    with("config vocab_size", vocab_size + 1, "tensor model.embed_tokens.weight");
+    with("config vocab_size", vocab_size - 6, "added token id");
+    with("config vocab_size", 5, "vocabulary");
+    with("config hidden_size", 65536, "has the shape");
+    with("config num_attention_heads", 4, "tensor model.layers.0.self_attn.q_proj.weight");
+    with("config num_hidden_layers", 2, "tensor model.layers.1.input_layernorm.weight is missing");
+    with("config intermediate_size", 128, "tensor model.layers.0.mlp.gate_proj.weight");
+    with("config head_dim", 64, "has the shape");
+}
+
+TEST(the_metadata) {
+    Damaged().replace(R"({"config.json")", R"(<"config.json")").expect("metadata at offset 20: expected a JSON value");
+    Damaged().replace(R"("model_name")", R"("model_name )").expect("metadata");
+    Damaged().replace("audio_config", "odio__config").expect("metadata at offset 20: metadata.config.json.thinker_config.audio_config is missing");
+    Damaged().replace("thinker_config", "tinker__config").expect("metadata.config.json.thinker_config is missing");
+    Damaged().replace(R"("d_model": 64)", R"("d_model": -4)").expect("audio_config.d_model is -4, must be 4 to 65536");
+    Damaged().replace(R"("d_model": 64)", R"("d_model": 62)").expect("has the shape");
+    Damaged().replace(R"("d_model": 64)", R"("d_model":"6")").expect("d_model is missing or no number");
+    Damaged().replace(R"("d_model": 64)", R"("d_model":6.5)").expect("whole number");
+    Damaged().replace(R"("encoder_attention_heads": 1)", R"("encoder_attention_heads": 0)").expect("encoder_attention_heads is 0");
+    Damaged().replace(R"("encoder_attention_heads": 1)", R"("encoder_attention_heads": 3)").expect("does not divide d_model");
+    Damaged().replace(R"("encoder_layers": 1)", R"("encoder_layers": 2)").expect("tensor audio.layers.1.");
+    Damaged().replace(R"("num_mel_bins": 128)", R"("num_mel_bins": 999)").expect("num_mel_bins is 999");
+    Damaged().replace(R"("num_mel_bins": 128)", R"("num_mel_bins":  80)").expect("feature_size is 128, must be 80 to 80");
+    Damaged().replace(R"("n_window": 50)", R"("n_window": 00)").expect("metadata");
+    Damaged().replace(R"("n_window": 50)", R"("n_window":  1)").expect("n_window is 1, must be 4");
+    Damaged().replace(R"("n_window_infer": 800)", R"("n_window_infer": 801)").expect("n_window_infer is no multiple of 2 * n_window");
+    Damaged().replace(R"("rms_norm_eps": 1e-06)", R"("rms_norm_eps":-1e-06)").expect("rms_norm_eps is out of range");
+    Damaged().replace(R"("rms_norm_eps": 1e-06)", R"("rms_norm_eps": 1e999)").expect("out of range");
+    Damaged().replace(R"("hop_length": 160)", R"("hop_length": 161)").expect("hop_length is 161, must be 160 to 160");
+    Damaged().replace(R"(["Chinese", "English"])", R"( "Chinese, English"   )").expect("support_languages is no list");
+    Damaged().replace(R"(["Chinese", "English"])", R"(["Chinese", 123456789])").expect("support_languages is no list of");
+    Damaged().replace("<asr_text>", "<asr_text\xFF").expect("a string is not UTF-8");
+    Damaged().replace("<|im_end|>", "<|im_start").expect("vocabulary");
+    Damaged().replace("model_name", "model\nname").expect("a control character in a string");
+}
+
+TEST(the_vocabulary_and_the_merges) {
+    const auto with = [](std::string_view field, std::int32_t value, const std::string &message) {
+        Damaged file;
+        file.model.put(field, value);
+        file.expect(message);
+    };
+    for (const std::int32_t length : {0, 1025, 1 << 30, INT32_MAX}) {
+        with("vocabulary", length, "vocabulary entry's length" + offset(write_model().at("vocabulary")));
+    }
+    with("vocabulary", -1, "vocabulary");
+    with("end of the vocabulary", 3, "vocabulary entry's");
+    with("merges", INT32_MAX, "merge's length" + offset(write_model().at("merges")));
+    with("merges", 1, "merge's text");
+    with("end of the merges", 3, "merge's");
+    Damaged file;
+    file.model.bytes[file.model.at("vocabulary") + 6] = 2;  // after the two bytes of the first token
+    file.expect("vocabulary entry's type");
+}
+
+TEST(the_tensors) {
+    const auto with = [](const std::string &tensor, std::string_view part, std::int32_t value, const std::string &message) {
+        Damaged file;
+        file.model.put(tensor + std::string(part), value);
+        file.expect(message);
+    };
+    const Model model = write_model();
+    for (const std::int32_t length : {-1, 0, 257, INT32_MIN, INT32_MAX}) {
+        with(conv, " length", length, "tensor name length" + offset(model.at("tensors")));
+    }
+    with(conv, " dims", 0, "tensor audio.conv2d1.weight shape" + offset(model.at(conv + " dims")) + ": has the dimension 0");
+    with(conv, " dims", -8, "has the dimension -8");
+    with(conv, " dims", INT32_MAX, "shape");
+    with(conv, " dims", 7, "tensor name length");
+    with(conv, " type", 14, "tensor audio.conv2d1.weight type" + offset(model.at(conv + " type")) + ": is unknown: 14");
+    with(conv, " type", -1, "is unknown: -1");
+    with(conv, " type", 2, "is q4_0 with blocks of 32, but rows have 3 elements");
+    with(query, " type", 12, "is q4_K with blocks of 256, but rows have 64 elements");
+    with(query, " type", 0, "tensor ");
+    with(norm, " type", 1, "tensor ");
+    with(query, " dims", 32, "tensor ");
+
+    Damaged dims;
+    dims.model.put(dims.model.at(conv + " dims") - 4, std::int32_t{5});
+    dims.expect("tensor audio.conv2d1.weight number of dimensions" + offset(model.at(conv + " dims") - 4) + ": is 5, must be 1 to 4");
+
+    Damaged wrapping;  // 65536 * 65536 * 65536 * 65536 is 0 in 64 bits
+    for (std::size_t d = 0; d < 4; ++d) wrapping.model.put(model.at(conv + " dims") + 4 * d, std::int32_t{65536});
+    wrapping.expect("tensor audio.conv2d1.weight shape" + offset(model.at(conv + " dims") + 4) + ": has more elements than the file could hold");
+}
+
+TEST(names_of_tensors) {
+    const std::string twin = "model.layers.0.mlp.gate_proj.weight", other = "model.layers.0.mlp.down_proj.weight";
+    Damaged file;
+    const std::size_t at = file.model.at(other + " length") + 4;
+    file.model.bytes.replace(at, other.size(), twin);
+    file.expect("tensor " + twin + offset(file.model.at(other + " data")) + ": is there twice");
+
+    Damaged renamed;
+    renamed.model.bytes[renamed.model.at(norm + " length") + 4] = '\n';
+    renamed.expect("tensor model.norm.weight is missing");
+
+    Damaged hostile;
+    hostile.model.bytes.replace(hostile.model.at(conv + " length") + 4, 6, "\x1b[2J\n\xFF");
+    hostile.model.put(conv + " type", std::int32_t{99});
+    hostile.expect("tensor \\x1b[2J\\x0a\\xffconv2d1.weight type");
+}
+
+TEST(padding_must_be_zero) {
+    Model model = write_model();
+    for (const auto &[field, at] : model.offsets) {
+        if (!field.ends_with(" padding") || at % 16 == 0) continue;
+        model.bytes[at] = 1;
+        Damaged::check_fails(model.bytes, "padding" + offset(at) + ": is not zero");
+        return;
+    }
+    CHECK(false);  // no tensor is padded
+}
+
+TEST(a_vector_must_be_f32) {
+    Damaged file;  // the last tensor, so that half the bytes remain sound
+    file.model.put(norm + " type", std::int32_t{1});
+    file.model.bytes.resize(file.model.at(norm + " data") + 64 * 2);
+    file.expect("tensor model.norm.weight" + offset(file.model.at(norm + " data")) + ": is f16, one-dimensional tensors must be f32");
+}
+
+TEST(every_truncation_is_an_error) {
+    const Model model = write_model();
+    std::set<std::size_t> lengths;
+    for (const auto &[field, at] : model.offsets) {
+        for (const std::size_t length : {at - 1, at, at + 1, at + 4}) lengths.insert(std::min(length, model.bytes.size() - 1));
+    }
+    for (std::size_t length = 0; length < model.bytes.size(); length += 509) lengths.insert(length);
+    lengths.erase(std::size_t(-1));
+    const TemporaryFolder folder;
+    const std::string path = folder.write("m.bin", model.bytes);
+    // A truncation between records leaves a sound list of fewer tensors, of which one is missed.
+    for (auto length = lengths.rbegin(); length != lengths.rend(); ++length) {
+        std::filesystem::resize_file(path, *length);
+        CHECK_THROWS(load(path), path + ": ");
+    }
+}
+
+TEST(random_damage_is_an_error_or_harmless) {
+    const Model model = write_model();
+    const TemporaryFolder folder;
+    Random random(5);
+    // Up to the weights, whose values are free: there every byte counts.
+    const std::size_t n_bytes = model.at("audio.conv2d2.weight data");
+    int n_errors = 0;
+    for (int round = 0; round < 1000; ++round) {
+        std::string bytes = model.bytes;
+        for (std::size_t i = 0; i <= random.below(3); ++i) bytes[random.below(n_bytes)] = static_cast<char>(random.bits());
+        const std::string path = folder.write("m.bin", bytes);
+        try {
+            load(path);
+        } catch (const chatllm::Error &error) {
+            ++n_errors;
+            if (!std::string_view(error.what()).starts_with(path + ": ")) {
+                chatllm::check::report(__FILE__, __LINE__, std::string("no file's name: ") + error.what());
+            }
+            const std::string_view message = error.what();
+            CHECK(message.find('\n') == std::string_view::npos);
+        }
+    }
+    CHECK(n_errors > 300);
+}

@@ -1,0 +1,81 @@
+"""What several tests need: a library without a model, clips, and a way to run the command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from support import ROOT
+
+
+@pytest.fixture(scope="session")
+def fake_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tests/native/fake_chatllm.c, compiled."""
+    library = tmp_path_factory.mktemp("library") / "libfake.so"
+    source = ROOT / "tests" / "native" / "fake_chatllm.c"
+    compiler = os.environ.get("CC", "cc")
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, source], check=True
+    )
+    return library
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One second of a quiet tone at 16 kHz, mono, 16-bit."""
+    path = tmp_path_factory.mktemp("clip") / "tone.wav"
+    soundfile.write(path, 0.1 * np.sin(np.arange(16_000) * 0.2), 16_000, subtype="PCM_16")
+    return path
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[..., str]:
+    """Write a "model file" for the fake library, give its --model word: ``script("a", text="x")``."""
+
+    def write(label: str, **settings: object) -> str:
+        path = tmp_path / f"{label}.bin"
+        path.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
+        return f"{label}={path}"
+
+    return write
+
+
+@pytest.fixture
+def command(fake_library: Path, clip: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """The command line of a run with the fake library that logs to ``tmp_path / "out"``."""
+
+    def build(*models: str, iterations: int = 2, options: tuple[str, ...] = ()) -> list[str]:
+        words = [
+            sys.executable,
+            "-m",
+            "asrswitch",
+            "--iters",
+            str(iterations),
+            "--library",
+            str(fake_library),
+        ]
+        words += ["--audio", str(clip), "--out", str(tmp_path / "out"), *options]
+        for model in models:
+            words += ["--model", model]
+        return words
+
+    return build
+
+
+@pytest.fixture
+def run(command: Callable[..., list[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run it to its end."""
+
+    def start(
+        *models: str, iterations: int = 2, options: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        words = command(*models, iterations=iterations, options=options)
+        return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+
+    return start

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asrswitch.stats.trend import theil_sen
+from asrswitch.stats.verdict import (
+    MINIMUM_ITERATIONS,
+    RESIDENT_TOLERANCE,
+    WARMUP_TOLERANCE,
+    Sample,
+    Verdict,
+    Word,
+    judge,
+)
+from asrswitch.stats.warmup import warmup_length
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+
+def samples(
+    resident: np.ndarray, held: np.ndarray | None = None, kept: np.ndarray | None = None, threads: object = 4
+) -> list[Sample]:
+    count = len(resident)
+    held = np.full(count, 2 * MIB) if held is None else held
+    kept = np.full(count, MIB) if kept is None else kept
+    numbers = np.broadcast_to(np.asarray(threads), count)
+    return [
+        Sample(int(r), int(r) - 5 * MIB, 5 * MIB, int(h), int(k), {"threads": int(t)})
+        for r, h, k, t in zip(resident, held, kept, numbers, strict=True)
+    ]
+
+
+def judged(resident: np.ndarray, **parts: object) -> Verdict:
+    return judge(samples(resident, **parts), GIB)  # type: ignore[arg-type]
+
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.integers(30, 120), st.floats(4, 400))
+def test_a_leak_that_is_put_in_is_found(seed: int, count: int, leak_kib: float) -> None:
+    noise = np.random.default_rng(seed).normal(0, 4096, count)
+    leak = leak_kib * 1024 * np.arange(count)
+    verdict = judged(20 * MIB + leak + noise, held=2 * MIB + leak)
+    assert verdict.word is Word.LEAK
+    assert verdict.holder == "heap in use"
+    assert verdict.held is not None
+    assert verdict.held.slope == pytest.approx(leak_kib * 1024, rel=0.01)
+    assert verdict.iterations_to_limit is not None
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.integers(20, 120), st.integers(0, 20_000))
+def test_noise_that_is_small_beside_the_tolerance_is_never_a_leak(seed: int, count: int, sigma: int) -> None:
+    noise = np.random.default_rng(seed).normal(0, sigma, count)
+    verdict = judged(20 * MIB + noise)
+    assert verdict.word in (Word.FLAT, Word.INCONCLUSIVE)
+    assert verdict.iterations_to_limit is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.integers(40, 100), st.integers(1, 10), st.integers(2, 500))
+def test_growth_that_ends_is_a_plateau_and_names_who_keeps_it(
+    seed: int, count: int, knee: int, mib: int
+) -> None:
+    noise = np.random.default_rng(seed).normal(0, 2000, count)
+    rise = np.minimum(np.arange(count) / knee, 1) * mib * MIB
+    verdict = judged(20 * MIB + rise + noise, kept=MIB + rise)
+    assert verdict.word is Word.PLATEAU
+    assert verdict.holder == "heap kept back"
+    assert verdict.warmup_growth_bytes == pytest.approx(mib * MIB, rel=0.2)
+    assert verdict.warmup_growth_bytes > WARMUP_TOLERANCE
+
+
+def test_a_leak_that_hides_in_freed_memory_is_seen_in_what_is_held() -> None:
+    count = 40
+    held = 2 * MIB + 100 * 1024 * np.arange(count)
+    verdict = judged(np.full(count, 400.0 * MIB), held=held, kept=100 * MIB - held)
+    assert (verdict.word, verdict.holder) == (Word.LEAK, "heap in use")
+
+
+def test_a_pool_that_fills_for_ever_is_a_leak_by_what_is_kept_back() -> None:
+    rise = 200 * 1024 * np.arange(40)
+    verdict = judged(20 * MIB + rise, kept=MIB + rise)
+    assert (verdict.word, verdict.holder) == (Word.LEAK, "heap kept back")
+
+
+def test_mappings_and_files_are_told_apart() -> None:
+    rise = 200 * 1024 * np.arange(40)
+    assert judged(20 * MIB + rise).holder == "mappings"
+    series = samples(20 * MIB + rise)
+    files = [Sample(s.resident_bytes, 15 * MIB, s.resident_bytes - 15 * MIB, None, None, {}) for s in series]
+    verdict = judge(files, GIB)
+    assert (verdict.word, verdict.holder, verdict.held) == (Word.LEAK, "file cache", None)
+
+
+def test_threads_that_stay_are_a_leak() -> None:
+    verdict = judged(np.full(30, 20.0 * MIB), threads=4 + np.arange(30))
+    assert (verdict.word, verdict.holder) == (Word.LEAK, "threads")
+    assert "threads" in verdict.reason
+
+
+def test_a_flat_run_says_what_it_could_have_seen() -> None:
+    verdict = judged(np.full(30, 20.0 * MIB))
+    assert verdict.word is Word.FLAT
+    assert verdict.detectable_bytes == RESIDENT_TOLERANCE
+
+
+def correlated(random: np.random.Generator, count: int, carried: float) -> np.ndarray:
+    """A first-order process with steps of 1 MiB from its steady state; a random walk when all is carried."""
+    steps = random.normal(0, MIB, count)
+    series = np.empty(count)
+    series[0] = steps[0] / np.sqrt(1 - carried**2) if carried < 1 else steps[0]
+    for index in range(1, count):
+        series[index] = carried * series[index - 1] + steps[index]
+    return series
+
+
+@pytest.mark.parametrize(
+    ("carried", "most"),
+    [
+        (0.0, 0.025),  # half of what the interval leaves out: the rate that it promises
+        (0.5, 0.025),
+        (
+            0.9,
+            0.05,
+        ),  # so much correlation cannot be told from a trend in 20 readings; the promise is not kept
+        (1.0, 0.08),  # a random walk has no level to return to
+    ],
+)
+def test_false_alarms_on_series_that_only_wander(carried: float, most: float) -> None:
+    runs = 400
+    words = [
+        judged(200 * MIB + correlated(np.random.default_rng(seed), 20, carried)).word for seed in range(runs)
+    ]
+    assert words.count(Word.LEAK) / runs <= most
+    assert words.count(Word.INCONCLUSIVE) / runs > 0.8
+
+
+def test_as_many_iterations_as_an_inconclusive_run_asks_for_decide_nine_times_in_ten() -> None:
+    undecided = decided = 0
+    for seed in range(60):
+        few = judged(400 * MIB + np.random.default_rng(seed).normal(0, 300 * 1024, 20))
+        if few.word is Word.INCONCLUSIVE:
+            assert few.iterations_to_decide is not None and few.iterations_to_decide > 20
+            noise = np.random.default_rng(10_000 + seed).normal(0, 300 * 1024, few.iterations_to_decide)
+            undecided += 1
+            decided += judged(400 * MIB + noise).word is not Word.INCONCLUSIVE
+    assert undecided > 30
+    assert decided / undecided >= 0.9
+
+
+@pytest.mark.parametrize("count", [12, 20, 50])
+def test_a_step_is_never_called_flat_however_late_it_comes(count: int) -> None:
+    for at in range(1, count):
+        verdict = judged(20 * MIB + 4.0 * MIB * (np.arange(count) >= at))
+        assert verdict.word in (Word.PLATEAU, Word.INCONCLUSIVE), at
+        if verdict.word is Word.INCONCLUSIVE:
+            assert verdict.iterations_to_decide is not None and verdict.iterations_to_decide > count
+
+
+@given(st.integers(0, MINIMUM_ITERATIONS - 1))
+def test_few_iterations_decide_nothing(count: int) -> None:
+    verdict = judged(np.full(count, 20.0 * MIB))
+    assert verdict.word is Word.INCONCLUSIVE
+    assert str(MINIMUM_ITERATIONS) in verdict.reason
+    assert verdict.iterations_to_decide is None
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=3, max_size=60), st.floats(-1e6, 1e6))
+def test_the_slope_is_equivariant_and_inside_its_interval(values: list[float], added: float) -> None:
+    series = np.asarray(values)
+    slope = theil_sen(series)
+    assert slope.low <= slope.slope <= slope.high
+    steeper = theil_sen(series + added * np.arange(len(series)))
+    assert steeper.slope == pytest.approx(slope.slope + added, rel=1e-6, abs=1.0)
+
+
+@given(st.lists(st.floats(0, 1e9), min_size=2, max_size=80))
+def test_warm_up_is_at_most_half(values: list[float]) -> None:
+    assert 0 <= warmup_length(np.asarray(values)) <= len(values) // 2
+
+
+@pytest.mark.parametrize("knee", [0, 1, 3, 10])
+def test_warm_up_ends_where_the_series_settles(knee: int) -> None:
+    series = np.full(40, 100.0)
+    series[:knee] = np.arange(knee)
+    assert warmup_length(series) == knee

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from asrswitch.errors import UsageError
+from asrswitch.plan import Options, Strategy, make_out_directory, make_plan
+
+NOW = datetime(2026, 1, 2, 3, 4, 5)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    path = tmp_path / "m.bin"
+    path.write_bytes(b"x")
+    return str(path)
+
+
+def plan_of(model: str, clip: Path, environ: dict[str, str] | None = None, **options: object):  # type: ignore[no-untyped-def]
+    given = {"iterations": 3, "models": [f"m={model}"], "audio": [str(clip)]} | options
+    return make_plan(Options(**given), environ or {}, NOW)  # type: ignore[arg-type]
+
+
+def test_options_win_over_the_environment_and_the_environment_over_defaults(model: str, clip: Path) -> None:
+    environ = {"INFERENCE_THREADS": "3", "CONTEXT_LENGTH": "700", "ASR_LANGUAGE": "zh"}
+    plan = plan_of(model, clip, environ)
+    assert (plan.threads, plan.context, plan.language) == (3, 700, "Chinese")
+    plan = plan_of(model, clip, environ, threads=5, context=9, language="english")
+    assert (plan.threads, plan.context, plan.language) == (5, 9, "English")
+    plan = plan_of(model, clip)
+    assert plan.threads >= 1
+    assert (plan.context, plan.language, plan.strategy) == (None, None, Strategy.RELOAD)
+    assert plan.out.endswith("runs/20260102-030405")
+
+
+def test_the_reference_is_given_read_or_found_beside_the_clip(model: str, tmp_path: Path) -> None:
+    clip = tmp_path / "a.wav"
+    clip.write_bytes(b"RIFF")
+    assert plan_of(model, clip).clips[0].reference is None
+    clip.with_suffix(".txt").write_text("beside\n", encoding="utf-8")
+    assert plan_of(model, clip).clips[0].reference == "beside"
+    assert plan_of(model, clip, references=["given"]).clips[0].reference == "given"
+    other = tmp_path / "other.txt"
+    other.write_text("零九", encoding="utf-8")
+    assert plan_of(model, clip, references=[f"@{other}"]).clips[0].reference == "零九"
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "names"),
+    [
+        ({"iterations": 0}, {}, "--iters"),
+        ({"threads": 0}, {}, "--threads"),
+        ({"context": -1}, {}, "--context"),
+        ({"max_new_tokens": 0}, {}, "--max-new-tokens"),
+        ({"timeout_s": 0.0}, {}, "--timeout"),
+        ({"timeout_s": float("nan")}, {}, "--timeout"),
+        ({"language": "Klingon"}, {}, "Klingon"),
+        ({"models": ["nolabel"]}, {}, "LABEL=PATH"),
+        ({"models": ["a=/nowhere/m.bin"]}, {}, "/nowhere/m.bin"),
+        ({"models": ["a=/"]}, {}, "not a file"),
+        ({"audio": ["/nowhere/a.wav"]}, {}, "/nowhere/a.wav"),
+        ({"references": ["one", "two"]}, {}, "2 --reference for 1 --audio"),
+        ({"references": ["@/nowhere/a.txt"]}, {}, "/nowhere/a.txt"),
+        ({}, {"INFERENCE_THREADS": "many"}, "INFERENCE_THREADS=many"),
+        ({}, {"CONTEXT_LENGTH": "0"}, "CONTEXT_LENGTH"),
+        ({}, {"ASR_LANGUAGE": "Latin"}, "Latin"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_that_names_it(
+    model: str, clip: Path, options: dict[str, object], environ: dict[str, str], names: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan_of(model, clip, environ, **options)
+    assert names in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_used_twice_is_refused(model: str, clip: Path) -> None:
+    with pytest.raises(UsageError, match="used twice"):
+        plan_of(model, clip, models=[f"m={model}", f"m={model}"])
+
+
+def test_an_out_directory_is_made_and_never_a_log_overwritten(tmp_path: Path) -> None:
+    out = make_out_directory(str(tmp_path / "a" / "b"))
+    assert out.is_dir()
+    (out / "run.jsonl").write_text("")
+    with pytest.raises(UsageError, match="earlier run"):
+        make_out_directory(str(out))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot make"):
+        make_out_directory(str(tmp_path / "file" / "out"))

@@ -1,0 +1,244 @@
+"""The whole command with real processes, a library that misbehaves, and real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import ROOT, alive, wait_for
+
+from asrswitch.records import End, Failure, Reading, Record, Release, Transcription, WorkerStarted, read_log
+from asrswitch.stats.verdict import Word
+from asrswitch.summary import summarise
+
+Completed = subprocess.CompletedProcess[str]
+GOOD = {"text": "零九零零", "header": "split"}
+
+
+def log_of(tmp_path: Path) -> list[Record]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a run that is still going has a torn last line now and then
+        return read_log(tmp_path / "out" / "run.jsonl")
+
+
+def worker_pid(tmp_path: Path) -> int:
+    return next(record.pid for record in log_of(tmp_path) if isinstance(record, WorkerStarted))
+
+
+def test_two_models_alternate_and_every_reading_is_there(
+    run: Callable[..., Completed], script: Callable[..., str], tmp_path: Path
+) -> None:
+    done = run(script("a", **GOOD), script("b", text="zero nine zero one"), options=("--reference", "0900"))
+    assert done.returncode == 0, done.stderr
+    records = log_of(tmp_path)
+    readings = [(r.iteration, r.model, r.point) for r in records if isinstance(r, Reading)]
+    points = ("before_load", "after_load", "after_infer", "after_unload")
+    assert readings == [(i, m, p) for i in (1, 2) for m in "ab" for p in points]
+    spoken = {r.model: r for r in records if isinstance(r, Transcription)}
+    assert (spoken["a"].raw, spoken["a"].text) == ("language Chinese<asr_text>零九零零", "零九零零")
+    assert (spoken["a"].language, spoken["a"].normalised, spoken["a"].wer) == ("Chinese", "0900", 0)
+    assert (spoken["b"].language, spoken["b"].wer, spoken["b"].cer) == (None, 1, 0.25)
+    assert records[-1] == End(reason="complete")
+    assert "2 of 2 iterations, complete" in done.stdout
+
+
+def test_a_crash_in_any_phase_is_recorded_and_the_run_goes_on(
+    run: Callable[..., Completed], script: Callable[..., str], tmp_path: Path
+) -> None:
+    phases = ("load", "transcribe", "unload")
+    models = [script(f"crash-{p}", **GOOD, crash=p, once=tmp_path / f"crashed-{p}") for p in phases]
+    models += [script(f"abort-{p}", **GOOD, abort=p, once=tmp_path / f"aborted-{p}") for p in phases]
+    done = run(*models)
+    assert done.returncode == 1
+    records = log_of(tmp_path)
+    failures = [r for r in records if isinstance(r, Failure)]
+    assert [(f.iteration, f.model, f.phase, f.signal) for f in failures] == [
+        (1, f"{kind}-{p}", p, name)
+        for kind, name in (("crash", "SIGSEGV"), ("abort", "SIGABRT"))
+        for p in phases
+    ]
+    second = {r.model for r in records if isinstance(r, Release) and r.iteration == 2}
+    assert second == {f"{kind}-{p}" for kind in ("crash", "abort") for p in phases}
+    assert "killed by SIGSEGV" in done.stdout
+    assert len({r.pid for r in records if isinstance(r, WorkerStarted)}) == 7
+
+
+@pytest.mark.parametrize("phase", ["load", "transcribe", "restart", "unload"])
+def test_killing_the_worker_in_any_phase(
+    phase: str, command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    model = script("a", **GOOD, hang=phase, ready=ready, once=tmp_path / "hung")
+    options = ("--strategy", "restart") if phase == "restart" else ()
+    words = command(model, script("b", **GOOD), iterations=3, options=options)
+    runner = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(ready.exists)
+    os.kill(worker_pid(tmp_path), signal.SIGKILL)
+    output, errors = runner.communicate(timeout=30)
+    assert runner.returncode == 1, errors
+    records = log_of(tmp_path)
+    (failure,) = (r for r in records if isinstance(r, Failure))
+    assert (failure.phase, failure.kind, failure.signal, failure.cycle) == (phase, "died", "SIGKILL", 0)
+    assert records[-1] == End(reason="complete")
+    cycles = {r.cycle for r in records if isinstance(r, Reading) and r.point == "after_unload"}
+    assert cycles == {1, 2, 3, 4, 5}
+    assert "SIGKILL" in output
+    assert "TTFT" in output
+
+
+def test_a_worker_that_hangs_is_killed_in_time(
+    run: Callable[..., Completed], script: Callable[..., str], tmp_path: Path
+) -> None:
+    model = script("a", **GOOD, hang="transcribe", once=tmp_path / "hung")
+    done = run(model, options=("--timeout", "1"))
+    assert done.returncode == 1
+    (failure,) = (r for r in log_of(tmp_path) if isinstance(r, Failure))
+    assert (failure.phase, failure.kind) == ("transcribe", "timeout")
+    assert "1 of 2 iterations, complete" in done.stdout
+
+
+def test_errors_of_the_library_keep_its_message_and_the_run_goes_on(
+    run: Callable[..., Completed], script: Callable[..., str], tmp_path: Path
+) -> None:
+    models = [
+        script(p, **GOOD, error=p, once=tmp_path / f"failed-{p}") for p in ("load", "transcribe", "unload")
+    ]
+    done = run(*models, script("says-0", stderr_error=1))
+    assert done.returncode == 1
+    failures = [
+        (f.iteration, f.model, f.phase, f.kind, f.message) for f in log_of(tmp_path) if isinstance(f, Failure)
+    ]
+    assert failures == [
+        (1, "load", "load", "error", "told to fail"),
+        (1, "transcribe", "transcribe", "error", "told to fail"),
+        (1, "unload", "unload", "error", "told to fail"),
+        (1, "says-0", "transcribe", "error", "failed and returned 0"),
+        (2, "says-0", "transcribe", "error", "failed and returned 0"),
+    ]
+    unloaded = {(r.iteration, r.model) for r in log_of(tmp_path) if isinstance(r, Release)}
+    assert (1, "transcribe") in unloaded
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_writes_what_is_known_and_leaves_no_worker(
+    number: signal.Signals,
+    code: int,
+    command: Callable[..., list[str]],
+    script: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    ready = tmp_path / "ready"
+    models = (script("a", **GOOD), script("b", **GOOD, hang="transcribe", ready=ready))
+    runner = subprocess.Popen(
+        command(*models), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(ready.exists)
+    worker = worker_pid(tmp_path)
+    runner.send_signal(number)
+    output, errors = runner.communicate(timeout=30)
+    assert runner.returncode == code
+    assert errors == f"asrswitch: stopped by {number.name}\n"
+    assert f"0 of 2 iterations, stopped by {number.name}" in output
+    assert "TTFT" in output
+    assert log_of(tmp_path)[-1] == End(reason="stopped", signal=number.name)
+    assert not alive(worker)
+
+
+def test_a_runner_that_is_killed_leaves_a_log_that_gives_a_summary(
+    command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    models = (script("a", **GOOD), script("b", **GOOD, hang="unload", ready=ready))
+    runner = subprocess.Popen(command(*models), cwd=ROOT, stdout=subprocess.DEVNULL)
+    wait_for(ready.exists)
+    worker = worker_pid(tmp_path)
+    runner.kill()
+    runner.wait()
+    wait_for(lambda: not alive(worker))
+    log = tmp_path / "out" / "run.jsonl"
+    with log.open("ab") as file:
+        file.write(b'{"record":"rele')
+    words = [sys.executable, "-m", "asrswitch", "report", str(tmp_path / "out")]
+    report = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert report.returncode == 0, report.stderr
+    assert "0 of 2 iterations, cut off" in report.stdout
+    assert "was cut off and is left out" in report.stdout
+    assert [r.model for r in log_of(tmp_path) if isinstance(r, Transcription)] == ["a", "b"]
+
+
+def test_a_leak_is_found_and_checked_for(
+    run: Callable[..., Completed], script: Callable[..., str], tmp_path: Path
+) -> None:
+    done = run(script("a", **GOOD, leak=40_000), script("b", **GOOD), iterations=20, options=("--check",))
+    assert done.returncode == 3, done.stdout
+    verdict = summarise(log_of(tmp_path)).verdicts[0].verdict
+    assert (verdict.word, verdict.holder) == (Word.LEAK, "heap in use")
+    assert verdict.held is not None
+    assert verdict.held.slope == pytest.approx(40_000, rel=0.05)
+
+
+def test_mappings_that_stay_are_a_leak(
+    run: Callable[..., Completed], script: Callable[..., str], tmp_path: Path
+) -> None:
+    done = run(script("a", **GOOD, hoard=4), iterations=15, options=("--check",))
+    assert done.returncode == 3, done.stdout
+    assert summarise(log_of(tmp_path)).verdicts[0].verdict.holder == "mappings"
+
+
+def test_a_clean_library_is_flat(
+    run: Callable[..., Completed], script: Callable[..., str], tmp_path: Path
+) -> None:
+    done = run(script("a", **GOOD), script("b", **GOOD), iterations=20, options=("--check",))
+    assert done.returncode == 0, done.stdout
+    summary = summarise(log_of(tmp_path))
+    assert summary.word is Word.FLAT
+    readings = [r for r in log_of(tmp_path) if isinstance(r, Reading) and r.point == "after_unload"]
+    assert len({(r.memory.mappings, r.memory.threads, r.memory.descriptors) for r in readings[5:]}) == 1
+
+
+def test_too_short_a_run_is_inconclusive_under_check(
+    run: Callable[..., Completed], script: Callable[..., str]
+) -> None:
+    assert run(script("a", **GOOD), options=("--check",)).returncode == 4
+
+
+def test_restart_loads_once_and_is_judged_by_model(
+    run: Callable[..., Completed], script: Callable[..., str], tmp_path: Path
+) -> None:
+    done = run(script("a", **GOOD), script("b", **GOOD), iterations=12, options=("--strategy", "restart"))
+    assert done.returncode == 0, done.stderr
+    summary = summarise(log_of(tmp_path))
+    assert [item.subject for item in summary.verdicts] == ["a", "b"]
+    assert [item.verdict.iterations for item in summary.verdicts] == [11, 11]
+    for model in summary.models:
+        assert model.load_ms is not None and model.restart_ms is not None
+        assert (model.load_ms.count, model.restart_ms.count) == (1, 11)
+        assert model.load_overhead_bytes is not None
+        # the model was loaded in the first cycle and unloaded in the last: no cycle has both readings
+        assert model.net_growth_bytes is model.unload_release_bytes is None
+
+
+def test_several_clips_are_transcribed_in_a_cleared_context(
+    run: Callable[..., Completed], script: Callable[..., str], clip: Path, tmp_path: Path
+) -> None:
+    done = run(script("a", **GOOD), iterations=1, options=("--audio", str(clip)))
+    assert done.returncode == 0, done.stderr
+    assert len([r for r in log_of(tmp_path) if isinstance(r, Transcription)]) == 2
+
+
+def test_a_library_that_kills_every_worker_is_one_line(
+    command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
+) -> None:
+    environ = os.environ | {"FAKE_DIES": "1"}
+    done = subprocess.run(
+        command(script("a")), cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "SIGABRT" in done.stderr

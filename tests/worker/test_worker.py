@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from support import ROOT, alive, wait_for
+
+HEAVY = ("numpy", "scipy", "rich", "msgspec", "soundfile", "jiwer", "wetext", "opencc", "asrswitch.runner")
+
+
+def test_the_measured_process_imports_nothing_heavy() -> None:
+    code = "import sys, asrswitch.worker.__main__; print('\\n'.join(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not set(HEAVY) & set(loaded.stdout.split())
+
+
+def speak(library: Path, *commands: dict[str, Any]) -> list[dict[str, Any]]:
+    words = [sys.executable, "-m", "asrswitch.worker", str(library)]
+    said = "".join(json.dumps(command) + "\n" for command in commands)
+    done = subprocess.run(
+        words, cwd=ROOT, input=said, capture_output=True, text=True, timeout=30, check=False
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def load(model: str, **options: object) -> dict[str, Any]:
+    path = model.partition("=")[2]
+    defaults = {"model": path, "threads": 3, "context": None, "language": None, "max_new_tokens": 9}
+    return {"command": "load", "load": defaults | options}
+
+
+def test_a_library_that_prints_does_not_disturb_the_protocol(
+    fake_library: Path, script: Callable[..., str]
+) -> None:
+    model = script("a", text="ok", noise=1)
+    hello, loaded, spoken, unloaded = speak(
+        fake_library, load(model), {"command": "transcribe", "audio": "/a.wav"}, {"command": "unload"}
+    )
+    assert hello["pid"]
+    assert loaded["started_ns"] <= loaded["ended_ns"] <= spoken["submitted_ns"] <= spoken["returned_ns"]
+    assert spoken["pieces"][0][1] == "ok"
+    assert spoken["submitted_ns"] <= spoken["pieces"][0][0] <= spoken["returned_ns"]
+    assert unloaded["ended_ns"] >= spoken["returned_ns"]
+
+
+def test_a_character_split_over_callbacks_belongs_to_the_one_that_completes_it(
+    fake_library: Path, script: Callable[..., str]
+) -> None:
+    model = script("a", text="零九", pieces=2)  # six bytes: 2 + 2 + 2
+    spoken = speak(fake_library, load(model), {"command": "transcribe", "audio": "/a.wav"})[2]
+    assert [text for _, text in spoken["pieces"]] == ["", "零", "九"]
+
+
+def test_the_words_given_to_the_library(fake_library: Path, script: Callable[..., str]) -> None:
+    model = script("a", text="OPTIONS", pieces=4000)
+    options = load(model, context=700, language="Chinese")
+    spoken = speak(fake_library, options, {"command": "transcribe", "audio": "/a.wav"})[2]
+    given = spoken["pieces"][0][1]
+    for words in (
+        f"[-m][{model.partition('=')[2]}]",
+        "[-n][3]",
+        "[--temp][0]",
+        "[--max_new_tokens][9]",
+        "[--multimedia_file_tags][{{][}}]",
+        "[-l][700]",
+        "[--set][language][Chinese]",
+    ):
+        assert words in given
+    model = script("b", text="INPUT", pieces=4000)
+    spoken = speak(fake_library, load(model), {"command": "transcribe", "audio": "/a.wav"})[2]
+    assert spoken["pieces"][0][1] == "{{audio:/a.wav}}"
+
+
+def test_the_heap_is_accounted_for(fake_library: Path, script: Callable[..., str]) -> None:
+    model = script("a", text="x", leak=50_000)
+    cycle = [load(model), {"command": "transcribe", "audio": "/a.wav"}, {"command": "unload"}]
+    replies = speak(fake_library, *cycle * 12)
+    held = [reply["malloc"]["held_bytes"] for reply in replies[3::3]]
+    steps = [after - before for before, after in itertools.pairwise(held[3:])]
+    assert all(50_000 <= step < 50_100 for step in steps), steps
+
+
+def test_the_worker_dies_with_its_runner(
+    fake_library: Path, script: Callable[..., str], tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    model = script("a", hang="load", ready=ready)
+    line = json.dumps(load(model)).encode() + b"\n"
+    code = (
+        "import subprocess, sys, time\n"
+        f"w = subprocess.Popen([sys.executable, '-m', 'asrswitch.worker', {str(fake_library)!r}],\n"
+        "    stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)\n"
+        f"w.stdin.write({line!r}); w.stdin.flush()\n"
+        "print(w.pid, flush=True); time.sleep(60)\n"
+    )
+    runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert runner.stdout
+    worker = int(runner.stdout.readline())
+    wait_for(ready.exists)
+    runner.kill()
+    runner.communicate()
+    wait_for(lambda: not alive(worker))
