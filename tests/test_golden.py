@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from asrswitch.convert import TYPES, convert
 from helpers.checkpoint import write_checkpoint
 from helpers.container import dequantise
 from helpers.engine import Engine, Result
 from helpers.golden import CLIPS, FOLDER, SEED, SIZES, mel_frames, write_wav
-from numpy.typing import NDArray
-
-from asrswitch.convert import TYPES, convert
 
 INDEPENDENT = Path(__file__).parents[2] / "shared" / "golden"
 INDEPENDENT_CLIPS = ["zeros_1s", "jfk_3s", "test_speech", "jfk_8p37s", "jfk", "cat_30s"]

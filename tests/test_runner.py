@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import ROOT, alive, wait_for
 
 from asrswitch.records import End, Failure, Reading, Record, Release, Transcription, WorkerStarted, read_log
 from asrswitch.stats.verdict import Word
 from asrswitch.summary import summarise
+from support import ROOT, alive, wait_for
 
 Completed = subprocess.CompletedProcess[str]
 GOOD = {"text": "零九零零", "header": "split"}

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers.checkpoint import ADDED_TOKENS
-from helpers.tiny_checkpoint import write_tiny_checkpoint
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from asrswitch.convert import convert
 from asrswitch.native.locate import find_library
+from helpers.checkpoint import ADDED_TOKENS
+from helpers.tiny_checkpoint import write_tiny_checkpoint
 
 # Qwen2's pre-tokenisation. The official tokenizer applies NFC before it, the engine does not.
 QWEN2 = (

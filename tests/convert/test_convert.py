@@ -15,6 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from asrswitch.convert import TYPES, convert
+from asrswitch.convert.quantise import TensorType, stored_type
+from asrswitch.errors import AsrSwitchError, UsageError
 from helpers.checkpoint import (
     ADDED_TOKENS,
     Sizes,
@@ -28,10 +32,6 @@ from helpers.checkpoint import (
     write_safetensors,
 )
 from helpers.container import Q8_0, dequantise, read_container
-
-from asrswitch.convert import TYPES, convert
-from asrswitch.convert.quantise import TensorType, stored_type
-from asrswitch.errors import AsrSwitchError, UsageError
 
 SIZES = Sizes()
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "tiny-v2"

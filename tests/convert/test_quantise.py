@@ -6,11 +6,11 @@ import struct
 
 import numpy as np
 import pytest
-from helpers.container import dequantise_blocks
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asrswitch.convert.quantise import RangeError, TensorType, encode, stored_type
+from helpers.container import dequantise_blocks
 
 # Magnitudes whose half-precision scale is neither infinite nor lost in rounding of the reference itself.
 VALUES = st.floats(-60000, 60000, width=32)

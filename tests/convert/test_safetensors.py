@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.checkpoint import from_bf16, to_bf16, write_safetensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from asrswitch.convert.safetensors import SafetensorsFile, checkpoint_files
 from asrswitch.errors import AsrSwitchError
+from helpers.checkpoint import from_bf16, to_bf16, write_safetensors
 
 
 def read_all(path: Path, piece: int = 1 << 20) -> dict[str, NDArray[np.float32]]:
