@@ -1,8 +1,10 @@
 /* libchatllm: speech recognition with Qwen3-ASR on a processor, behind chatllm.cpp's C interface.
  *
  * Threads: an object may be used by one thread at a time; different objects by different threads at once. Only
- * chatllm_abort_generation may be called while another call on the same object runs. Callbacks come on the calling
- * thread, before the call returns. Strings are UTF-8 and borrowed for the call. There is no process-wide state.
+ * chatllm_abort_generation and chatllm_destroy may be called while another call on the same object runs, and nothing
+ * once chatllm_destroy has been called. Callbacks come on the calling thread, before the call returns; within them
+ * only statistics, tokenize, detokenize, get_cursor and abort may be called on the same object, anything else is an
+ * error line. Strings are UTF-8 and borrowed for the call. There is no process-wide state.
  *
  *     struct chatllm_obj *obj = chatllm_create();
  *     chatllm_append_param(obj, "-m");
@@ -62,13 +64,14 @@ CHATLLM_API struct chatllm_obj *chatllm_create(void);
  * The environment variable CHATLLM_ISA (scalar, avx2) chooses the instruction set; default: the fastest there is. */
 CHATLLM_API void chatllm_append_param(struct chatllm_obj *obj, const char *utf8_str);
 
-/* Reads the options and loads the model. `print` and `end` may be null. Returns 0, or -1 after an error line; the
- * object can then only be destroyed. */
+/* Reads the options and loads the model, once an object. `print` and `end` may be null. Returns 0, or -1 after an error
+ * line; the object can then only be destroyed. */
 CHATLLM_API int chatllm_start(struct chatllm_obj *obj, f_chatllm_print f_print, f_chatllm_end f_end, void *user_data);
 
 /* Transcribes "{{audio:PATH}}", a 16 kHz WAV file (16, 24, 32-bit PCM or 32-bit float), and returns after `end`. Other
  * text in the input becomes part of the user's turn. Each input begins with an empty context. Returns 0, or -1 after
- * an error line ("aborted" after chatllm_abort_generation). */
+ * an error line ("aborted" after chatllm_abort_generation). Do not truncate a model or a clip while it is in use: as
+ * with every mapped file, reading what is gone is a fault. */
 CHATLLM_API int chatllm_user_input(struct chatllm_obj *obj, const char *utf8_str);
 
 /* The same for a message in pieces: type "text" with text, or "audio" with a WAV file in base64. append returns 0, or
@@ -83,7 +86,7 @@ CHATLLM_API void chatllm_set_gen_max_tokens(struct chatllm_obj *obj, int gen_max
 /* Clears the context and gives its memory back; null keeps the system prompt. */
 CHATLLM_API void chatllm_restart(struct chatllm_obj *obj, const char *utf8_sys_prompt);
 
-/* Ends the input in progress, from any thread: it answers within a few milliseconds of work. */
+/* Ends the input in progress, from any thread; it answers within 250 ms. */
 CHATLLM_API void chatllm_abort_generation(struct chatllm_obj *obj);
 
 /* Unloads: memory, mappings, threads and descriptors are what they were before chatllm_create. Takes null. An input

@@ -8,7 +8,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <string>
 #include <thread>
@@ -22,6 +21,7 @@ using chatllm::Piece;
 struct chatllm_obj {
     std::vector<std::string> words;
     bool lost_word = false;  // for want of memory
+    bool started = false;
     std::unique_ptr<chatllm::Session> session;
     std::atomic<chatllm::Session *> abortable{nullptr};  // the session once it is loaded, for other threads
     std::vector<Piece> message;
@@ -29,8 +29,8 @@ struct chatllm_obj {
     f_chatllm_end end = nullptr;
     void *user_data = nullptr;
     chatllm::Trace trace;
-    std::mutex busy;                        // held for the length of an input
-    std::atomic<std::thread::id> caller{};  // the thread of the call in progress, where it may reach a callback
+    std::atomic<bool> busy{false};          // a call is in progress
+    std::atomic<std::thread::id> caller{};  // and this is its thread
 
     void say(int type, const char *text) const {
         if (print != nullptr) print(user_data, type, text);
@@ -53,38 +53,32 @@ template <typename Work> int fenced(const chatllm_obj *obj, Work &&work) noexcep
     return -1;
 }
 
-// Notes the thread whose callbacks may come, so that destroy is refused within them. Calls may nest.
-class Calling {
+// One call on an object, from which callbacks may come. Throws Error while another thread's call runs and, if
+// `exclusive`, from within a callback of the same object; other calls may nest there.
+class Call {
 public:
-    explicit Calling(chatllm_obj *obj) : obj_(obj) {
-        std::thread::id nobody;
-        outermost_ = obj->caller.compare_exchange_strong(nobody, std::this_thread::get_id());
-    }
-    ~Calling() {
-        if (outermost_) obj_->caller.store(std::thread::id());
-    }
-    Calling(const Calling &) = delete;
-    Calling &operator=(const Calling &) = delete;
+    enum Nesting { exclusive, nestable };
 
-private:
-    chatllm_obj *obj_;
-    bool outermost_;
-};
-
-// Marks the object as busy for one input, so that destroy can wait for it.
-class Running {
-public:
-    explicit Running(chatllm_obj *obj) : obj_(obj), lock_(obj->busy, std::try_to_lock) {
-        if (!lock_) throw chatllm::Error("the object is busy with another input");
+    Call(chatllm_obj *obj, Nesting nesting) : obj_(obj) {
+        if (obj->caller.load() == std::this_thread::get_id()) {
+            if (nesting == exclusive) throw chatllm::Error("this call is not allowed from a callback of the same object");
+            return;
+        }
+        if (obj->busy.exchange(true)) throw chatllm::Error("the object is busy with a call of another thread");
+        outermost_ = true;
         obj->caller.store(std::this_thread::get_id());
     }
-    ~Running() { obj_->caller.store(std::thread::id()); }
-    Running(const Running &) = delete;
-    Running &operator=(const Running &) = delete;
+    ~Call() {
+        if (!outermost_) return;
+        obj_->caller.store(std::thread::id());
+        obj_->busy.store(false);
+    }
+    Call(const Call &) = delete;
+    Call &operator=(const Call &) = delete;
 
 private:
     chatllm_obj *obj_;
-    std::unique_lock<std::mutex> lock_;
+    bool outermost_ = false;
 };
 
 chatllm::Session &loaded(const chatllm_obj *obj) {
@@ -92,14 +86,15 @@ chatllm::Session &loaded(const chatllm_obj *obj) {
     return *obj->session;
 }
 
-// Runs the input that `read` returns the pieces of; `end` comes last, whatever happened.
+// Runs the input that `read` returns the pieces of. Once it has begun `end` comes last, whatever happened.
 template <typename Read> int run_input(chatllm_obj *obj, Read &&read) {
     if (obj == nullptr) return -1;
     return fenced(obj, [&] {
-        const Running running(obj);
+        const Call call(obj, Call::exclusive);
         const int status = fenced(obj, [&] {
             chatllm::Session &session = loaded(obj);
-            session.run(read(session), [&](const std::string &text) { obj->say(PRINT_CHAT_CHUNK, text.c_str()); }, obj->trace);
+            const auto emit = [&](const std::string &text) { obj->say(PRINT_CHAT_CHUNK, text.c_str()); };
+            session.run(read(session), emit, obj->trace);
             return 0;
         });
         if (obj->end != nullptr) obj->end(obj->user_data);
@@ -131,34 +126,43 @@ void chatllm_append_param(struct chatllm_obj *obj, const char *utf8_str) {
 
 int chatllm_start(struct chatllm_obj *obj, f_chatllm_print f_print, f_chatllm_end f_end, void *user_data) {
     if (obj == nullptr) return -1;
-    obj->print = f_print;
-    obj->end = f_end;
-    obj->user_data = user_data;
-    const Calling calling(obj);
+    if (obj->print == nullptr) obj->print = f_print;  // so that a second start has somebody to complain to
     return fenced(obj, [&] {
-        if (obj->session) throw chatllm::Error("a model is loaded already: destroy the object and create another");
+        const Call call(obj, Call::exclusive);
+        if (obj->started) throw chatllm::Error("the object was started before: destroy it and create another");
+        obj->started = true;
+        obj->end = f_end;
+        obj->user_data = user_data;
         if (obj->lost_word) throw std::bad_alloc();
         const char *isa = std::getenv("CHATLLM_ISA");
-        obj->session = std::make_unique<chatllm::Session>(chatllm::Options::parse(obj->words), isa == nullptr ? "" : isa);
+        auto session = std::make_unique<chatllm::Session>(chatllm::Options::parse(obj->words), isa == nullptr ? "" : isa);
+        const std::string facts = chatllm::describe_model(session->file(), session->max_length());
+        obj->session = std::move(session);
         obj->abortable.store(obj->session.get());
-        obj->say(PRINTLN_MODEL_INFO, chatllm::describe_model(obj->session->file()).c_str());
+        obj->say(PRINTLN_MODEL_INFO, facts.c_str());
         return 0;
     });
 }
 
 int chatllm_user_input(struct chatllm_obj *obj, const char *utf8_str) {
-    if (utf8_str == nullptr) return -1;
-    return run_input(obj, [&](const chatllm::Session &session) { return chatllm::split_input(utf8_str, session.options()); });
+    return run_input(obj, [&](const chatllm::Session &session) {
+        return chatllm::split_input(utf8_str == nullptr ? "" : utf8_str, session.options());
+    });
 }
 
 void chatllm_multimedia_msg_prepare(struct chatllm_obj *obj) {
-    if (obj != nullptr) obj->message.clear();
+    if (obj == nullptr) return;
+    fenced(obj, [&] {
+        const Call call(obj, Call::exclusive);
+        obj->message.clear();
+        return 0;
+    });
 }
 
 int chatllm_multimedia_msg_append(struct chatllm_obj *obj, const char *type, const char *utf8_str) {
     if (obj == nullptr || type == nullptr || utf8_str == nullptr) return -1;
-    const Calling calling(obj);
     return fenced(obj, [&] {
+        const Call call(obj, Call::exclusive);
         const std::string kind = type;
         if (kind == "text") {
             obj->message.push_back({Piece::Kind::text, utf8_str});
@@ -181,11 +185,12 @@ void chatllm_set_gen_max_tokens(struct chatllm_obj *obj, int gen_max_tokens) {
 }
 
 void chatllm_restart(struct chatllm_obj *obj, const char *utf8_sys_prompt) {
-    if (obj == nullptr || !obj->session) return;
-    const Calling calling(obj);
+    if (obj == nullptr) return;
     fenced(obj, [&] {
-        if (utf8_sys_prompt != nullptr) obj->session->set_system_prompt(utf8_sys_prompt);
-        obj->session->restart();
+        const Call call(obj, Call::exclusive);
+        chatllm::Session &session = loaded(obj);
+        if (utf8_sys_prompt != nullptr) session.set_system_prompt(utf8_sys_prompt);
+        session.restart();
         return 0;
     });
 }
@@ -199,11 +204,10 @@ int chatllm_destroy(struct chatllm_obj *obj) {
     if (obj == nullptr) return 0;
     if (obj->caller.load() == std::this_thread::get_id()) return -1;
     // Again and again, because an input that is just beginning forgets an abort from before it.
-    while (!obj->busy.try_lock()) {
+    while (obj->busy.exchange(true)) {
         chatllm_abort_generation(obj);
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
-    obj->busy.unlock();
     const std::unique_ptr<chatllm_obj> owned(obj);
     return 0;
 }
@@ -212,8 +216,8 @@ int chatllm_get_cursor(struct chatllm_obj *obj) { return obj != nullptr && obj->
 
 void chatllm_show_statistics(struct chatllm_obj *obj) {
     if (obj == nullptr) return;
-    const Calling calling(obj);
     fenced(obj, [&] {
+        const Call call(obj, Call::nestable);
         chatllm::Session &session = loaded(obj);
         const chatllm::Statistics &s = session.statistics();
         const std::string lines[] = {
@@ -230,8 +234,8 @@ void chatllm_show_statistics(struct chatllm_obj *obj) {
 
 int chatllm_text_tokenize(struct chatllm_obj *obj, const char *utf8_str) {
     if (obj == nullptr || utf8_str == nullptr) return -1;
-    const Calling calling(obj);
     return fenced(obj, [&] {
+        const Call call(obj, Call::nestable);
         const auto ids = loaded(obj).file().tokenizer().encode_with_added(utf8_str);
         std::string line;
         for (const std::int32_t id : ids) {
@@ -249,7 +253,7 @@ const char *chatllm_inspect_model(const char *utf8_path) {
     try {
         try {
             const chatllm::ModelFile file(utf8_path == nullptr ? "" : utf8_path);
-            answer = chatllm::describe_model(file);
+            answer = chatllm::describe_model(file, file.text().max_length);
         } catch (const chatllm::Error &error) {
             answer = "{\"error\": \"" + chatllm::json_escaped(error.what()) + "\"}";
         }
@@ -262,6 +266,7 @@ const char *chatllm_inspect_model(const char *utf8_path) {
 int chatllm_ext_set_trace(struct chatllm_obj *obj, f_chatllm_ext_trace f_trace, void *user_data) {
     if (obj == nullptr) return -1;
     return fenced(obj, [&] {
+        const Call call(obj, Call::exclusive);
         if (f_trace == nullptr) {
             obj->trace = {};
         } else {
@@ -276,10 +281,11 @@ int chatllm_ext_set_trace(struct chatllm_obj *obj, f_chatllm_ext_trace f_trace, 
 int chatllm_ext_detokenize(struct chatllm_obj *obj, const int32_t *ids, int n_ids, f_chatllm_ext_bytes f_bytes,
                            void *user_data) {
     if (obj == nullptr || ids == nullptr || n_ids < 0 || f_bytes == nullptr) return -1;
-    const Calling calling(obj);
     return fenced(obj, [&] {
+        const Call call(obj, Call::nestable);
+        const chatllm::Tokenizer &tokenizer = loaded(obj).file().tokenizer();
         std::string bytes;
-        for (int i = 0; i < n_ids; ++i) loaded(obj).file().tokenizer().append_bytes(ids[i], bytes);
+        for (int i = 0; i < n_ids; ++i) tokenizer.append_bytes(ids[i], bytes);
         if (bytes.size() > INT_MAX) throw chatllm::Error("detokenize: more than 2 GiB of text");
         const auto n_bytes = static_cast<int>(bytes.size());
         f_bytes(user_data, bytes.data(), n_bytes);

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <cmath>
-#include <cstdlib>
 #include <string_view>
 
 #include "base/byte_reader.h"
@@ -43,9 +41,9 @@ template <typename Integer> Integer integer(const std::string &option, const std
 }
 
 double parse_temperature(const std::string &option, const std::string &text) {
-    char *end = nullptr;
-    const double value = std::strtod(text.c_str(), &end);
-    if (text.empty() || end != text.c_str() + text.size() || !(value >= 0 && value <= 100)) {
+    double value{};
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size() || !(value >= 0 && value <= 100)) {
         throw Error("option " + option + ": '" + printable(text) + "' is not a number from 0 to 100");
     }
     return value;

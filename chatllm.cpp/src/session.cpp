@@ -5,9 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <limits>
 
-#include "base/arena.h"
 #include "model/unicode.h"
 
 namespace chatllm {
@@ -55,8 +53,7 @@ Session::Session(const Options &options, std::string_view isa)
       log_mel_(file_.audio().n_mel_bands),
       max_length_(options.max_length > 0 ? std::min(options.max_length, file_.text().max_length) : file_.text().max_length),
       compute_(choose_kernels(isa), options.n_threads > 0 ? options.n_threads : usable_processors(), std::max(encoder_.widest_row(), decoder_.widest_row())),
-      cache_(file_.text()),
-      random_state_(options.seed) {
+      cache_(file_.text()) {
     if (!language_.empty() && !special_.asr_text) required_id(file_, "<asr_text>");
 }
 
@@ -68,11 +65,18 @@ void Session::restart() {
 Session::Prompt Session::build_prompt(const std::vector<Piece> &pieces, int n_audio_tokens) const {
     const Tokenizer &tokenizer = file_.tokenizer();
     Prompt prompt;
-    const auto text = [&](std::string_view words) {
-        const auto ids = tokenizer.encode(words);
+    // Text between two special tokens is tokenised as one.
+    std::string pending;
+    const auto text = [&](std::string_view words) { pending += words; };
+    const auto flush = [&] {
+        const auto ids = tokenizer.encode(pending);
         prompt.ids.insert(prompt.ids.end(), ids.begin(), ids.end());
+        pending.clear();
     };
-    const auto token = [&](std::int32_t id) { prompt.ids.push_back(id); };
+    const auto token = [&](std::int32_t id) {
+        flush();
+        prompt.ids.push_back(id);
+    };
 
     token(special_.turn_start);
     text("system\n" + options_.system_prompt);
@@ -95,10 +99,10 @@ Session::Prompt Session::build_prompt(const std::vector<Piece> &pieces, int n_au
     token(special_.turn_start);
     text("assistant\n");
     if (!language_.empty()) {
-        // Apart from "assistant\n": behind a newline the pre-tokeniser begins a new piece anyway.
         text("language " + language_);
         token(*special_.asr_text);
     }
+    flush();
     return prompt;
 }
 
@@ -107,6 +111,7 @@ void Session::run(const std::vector<Piece> &pieces, const std::function<void(con
     compute_.pool().clear_abort();
     statistics_ = {};
     cursor_ = 0;
+    random_state_ = options_.seed;
 
     const auto is_audio = [](const Piece &piece) { return piece.kind != Piece::Kind::text; };
     const auto n_clips = std::count_if(pieces.begin(), pieces.end(), is_audio);
@@ -114,30 +119,29 @@ void Session::run(const std::vector<Piece> &pieces, const std::function<void(con
         throw Error("input: has " + std::to_string(n_clips) + " clips, must have one: " + options_.tag_open + "audio:PATH" +
                     options_.tag_close);
     }
+    // No more than eight frames go into a token.
+    const std::size_t max_samples = static_cast<std::size_t>(max_length_) * 8 * LogMel::hop;
     const Piece &source = *std::find_if(pieces.begin(), pieces.end(), is_audio);
 
+    Prompt prompt;
     AnonymousMap audio;  // the encoder's output, [n_audio_tokens, width]
     {
         std::optional<Clip> clip;
         {
             const Stopwatch watch(statistics_.read_ms);
             if (source.kind == Piece::Kind::audio_path) {
-                clip = Clip::read_wav(source.content);
+                clip = Clip::read_wav(source.content, max_samples);
             } else {
-                clip = Clip::parse_wav(std::as_bytes(std::span(source.content)), "audio of the input");
+                clip = Clip::parse_wav(std::as_bytes(std::span(source.content)), "audio of the input", max_samples);
             }
         }
         statistics_.audio_s = clip->seconds();
         const auto samples = clip->samples();
-        if (samples.size() / LogMel::hop > static_cast<std::size_t>(max_length_) * 8) {
-            throw Error("input: a clip of " + std::to_string(static_cast<int>(clip->seconds())) +
-                        " s does not fit into a context of " + std::to_string(max_length_) +
-                        " tokens: cut it or raise the context length");
-        }
         const int n_frames = LogMel::n_frames(samples.size());
         const int n_audio = encoder_.n_tokens(n_frames);
         statistics_.n_audio_tokens = n_audio;
-        statistics_.n_prompt_tokens = static_cast<int>(build_prompt(pieces, n_audio).ids.size());
+        prompt = build_prompt(pieces, n_audio);
+        statistics_.n_prompt_tokens = static_cast<int>(prompt.ids.size());
         if (statistics_.n_prompt_tokens >= max_length_) {
             throw Error("input: its " + std::to_string(statistics_.n_prompt_tokens) + " tokens leave no room in a context of " +
                         std::to_string(max_length_) + ": use a shorter clip or raise the context length");
@@ -162,8 +166,7 @@ void Session::run(const std::vector<Piece> &pieces, const std::function<void(con
         trace.show("enc_out", rows, {n_audio, width});
     }
 
-    const Prompt prompt = build_prompt(pieces, statistics_.n_audio_tokens);
-    const int n_prompt = static_cast<int>(prompt.ids.size());
+    const int n_prompt = statistics_.n_prompt_tokens;
     if (trace) {
         const std::vector<float> ids(prompt.ids.begin(), prompt.ids.end());
         trace.show("prompt_ids", ids.data(), {n_prompt});
@@ -220,7 +223,7 @@ void Session::generate(std::span<const float> logits, int limit, Decoder::Worksp
         const auto shown = static_cast<float>(id);
         trace.show("token", &shown, {1});
         if (id == special_.turn_end || (special_.text_end && id == *special_.text_end)) break;
-        if (!tokenizer.is_special(id)) {
+        if (!tokenizer.is_special(id) || id == special_.asr_text) {
             std::string bytes;
             tokenizer.append_bytes(id, bytes);
             say(characters.feed(bytes));
@@ -273,14 +276,14 @@ std::string json_escaped(std::string_view text) {
     return escaped;
 }
 
-std::string describe_model(const ModelFile &file) {
+std::string describe_model(const ModelFile &file, int context_length) {
     const TextConfig &text = file.text();
     std::string languages;
     for (const std::string &name : file.languages()) {
         languages += (languages.empty() ? "\"" : ", \"") + json_escaped(name) + "\"";
     }
     return "{\"name\": \"" + json_escaped(file.model_name()) + "\", \"purpose\": \"ASR\", \"param_num\": " +
-           std::to_string(file.n_parameters()) + ", \"context_length\": " + std::to_string(text.max_length) +
+           std::to_string(file.n_parameters()) + ", \"context_length\": " + std::to_string(context_length) +
            ", \"hidden_size\": " + std::to_string(text.width) + ", \"layers\": " + std::to_string(text.n_layers) +
            ", \"encoder_layers\": " + std::to_string(file.audio().n_layers) +
            ", \"vocab_size\": " + std::to_string(text.vocab_size) +

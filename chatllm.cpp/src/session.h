@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <optional>
 #include <string>
@@ -87,12 +86,12 @@ private:
     Compute compute_;
     KvCache cache_;
     int cursor_ = 0;
-    std::uint64_t random_state_;
+    std::uint64_t random_state_ = 0;
     Statistics statistics_;
 };
 
 // Facts about a model file as one line of JSON. Throws Error.
-std::string describe_model(const ModelFile &file);
+std::string describe_model(const ModelFile &file, int context_length);
 // The inside of a JSON string.
 std::string json_escaped(std::string_view text);
 

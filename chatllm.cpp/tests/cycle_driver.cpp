@@ -102,7 +102,7 @@ int main(int argc, char **argv) {
         if (!run_cycle(words[cycle % 2 == 1 ? 1 : 2], input)) return 1;
         const Footprint now = measure();
         if (cycle == settled_after) third = now;
-        const bool other = cycle > settled_after && !settled(now, third);
+        const bool other = check && cycle > settled_after && !settled(now, third);
         n_unsettled += other;
         std::printf("%d: held %lld, anonymous %lld, mappings %lld, threads %lld, open files %lld%s\n", cycle,
                     static_cast<long long>(now.held_bytes), static_cast<long long>(now.anonymous_bytes),

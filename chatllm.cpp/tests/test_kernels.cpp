@@ -39,6 +39,7 @@ constexpr double exponential_floor = 2e-38;   // absolute: below exp(-87) a tabl
 constexpr double norm_ceiling = 2e-6;         // times the largest output: absolute
 
 const int sizes[] = {1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 257};
+constexpr int most_quant = 32767;  // of activations
 const int token_counts[] = {1, 2, 3, 5, 17};
 
 // Values at an address that is aligned to a float and to nothing wider, between guards that no kernel may touch.
@@ -277,7 +278,7 @@ QuantCase quant_case(Size rows, Size tokens, Size cols, bool nibbles, Random &ra
     const int most = nibbles ? 15 : -128;
     std::fill_n(made.w.begin(), quant_block, static_cast<std::int8_t>(most));
     for (Size i = 0; i < tokens * cols; ++i) {
-        made.x.push_back(static_cast<std::int16_t>(i < quant_block ? 32767 : static_cast<int>(random.below(65535)) - 32767));
+        made.x.push_back(static_cast<std::int16_t>(i < quant_block ? most_quant : static_cast<int>(random.below(65535)) - most_quant));
     }
     made.w_scales = random.reals(rows * cols / quant_block, 0.1f);
     made.offsets = random.reals(rows * cols / quant_block, 0.5f);
@@ -337,7 +338,7 @@ TEST(gemm_quants_is_a_product_of_quantised_matrices) {
 }
 
 TEST(quantise_row_loses_half_a_step_at_most) {
-    for (const float amplitude : {0.0f, 1e-44f, 1e-40f, 2e-38f, 1e-37f, 1e-20f, 1.0f, 1e4f, 1e36f}) {
+    for (const float amplitude : {0.0f, 1e-44f, 1e-40f, 2e-38f, 1e-35f, 2e-34f, 1e-20f, 1.0f, 1e4f, 1e36f}) {
         const Size n = 7 * quant_block;
         auto values = Random(9).reals(n, amplitude);
         values[quant_block] = 0;
@@ -359,12 +360,12 @@ TEST(quantise_row_loses_half_a_step_at_most) {
                 }
                 for (Size i = b * quant_block; i < (b + 1) * quant_block; ++i) {
                     sum += quants[i];
-                    // Steps below the smallest normal float may be lost: 2e-38 is nothing beside any activation.
-                    const double ceiling = 0.5001 * largest / 32767 + 32767 * 0x1p-149 + (largest < 1e-36 ? largest : 0);
+                    // Below 1e-34 the step's inverse is no float, and all that counts is that the result stays as small.
+                    const double ceiling = largest < 1e-34 ? 2 * largest : 0.502 * largest / most_quant;
                     check.near(quants[i] * static_cast<double>(scales[b]), x[i], ceiling);
                     check.that(quants[i] > -32768, "gave -32768, whose negation does not fit");
                 }
-                check.near(scales[b], largest / 32767, largest * 2 * step + 0x1p-149);
+                check.near(scales[b], largest / most_quant, largest * 2 * step / most_quant + 0x1p-149);
                 check.near(sums[b], scales[b] * static_cast<double>(sum), std::fabs(scales[b] * static_cast<double>(sum)) * step + 0x1p-149);
             }
             check.that(quants[n] == 99 && scales.is_guarded() && sums.is_guarded(), "wrote beyond its end");
@@ -377,7 +378,7 @@ TEST(quantise_row_loses_half_a_step_at_most) {
 
 TEST(quantise_row_rounds_halves_to_even) {
     std::vector<float> values(quant_block, 0.0f);
-    values[0] = 32767.0f;
+    values[0] = most_quant;
     for (int i = 1; i < quant_block; ++i) values[static_cast<Size>(i)] = static_cast<float>(i - 16) + 0.5f;
     for (const Kernels *kernels : available_kernels()) {
         Checker check = checker(*kernels, "quantise_row", quant_block);

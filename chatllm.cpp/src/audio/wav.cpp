@@ -11,6 +11,7 @@ namespace chatllm {
 namespace {
 
 constexpr std::uint32_t sample_rate = 16000;
+constexpr int max_chunks = 1000;  // before the samples: real files have a few
 constexpr std::uint16_t pcm = 1;
 constexpr std::uint16_t ieee_float = 3;
 constexpr std::uint16_t extensible = 0xFFFE;
@@ -65,12 +66,12 @@ float sample_at(const std::byte *at, const Format &format) {
 
 }  // namespace
 
-Clip Clip::read_wav(const std::string &path) {
+Clip Clip::read_wav(const std::string &path, std::size_t max_samples) {
     const FileMap file(path);
-    return parse_wav(file.bytes(), path);
+    return parse_wav(file.bytes(), path, max_samples);
 }
 
-Clip Clip::parse_wav(std::span<const std::byte> bytes, std::string_view name) {
+Clip Clip::parse_wav(std::span<const std::byte> bytes, std::string_view name, std::size_t max_samples) {
     ByteReader reader(bytes, name);
     const auto is = [&](std::size_t at, std::string_view tag) {
         return bytes.size() >= at + 4 && std::memcmp(bytes.data() + at, tag.data(), 4) == 0;
@@ -80,7 +81,8 @@ Clip Clip::parse_wav(std::span<const std::byte> bytes, std::string_view name) {
 
     Format format;
     std::span<const std::byte> data;
-    while (data.empty()) {
+    for (int n_chunks = 0; data.empty(); ++n_chunks) {
+        if (n_chunks == max_chunks) reader.fail("data chunk", "is not among the first 1000 chunks");
         if (reader.remaining() < 8) reader.fail(format.n_channels == 0 ? "fmt chunk" : "data chunk", "is missing or empty");
         const std::string_view tag = reader.text(4, "chunk name");
         std::size_t n_bytes = reader.u32("chunk size");
@@ -92,7 +94,7 @@ Clip Clip::parse_wav(std::span<const std::byte> bytes, std::string_view name) {
             if (n_bytes >= 0xFFFFFF00u) n_bytes = reader.remaining();
             data = reader.take(n_bytes, "data chunk");
         } else {
-            reader.take(n_bytes, "chunk '" + printable(tag) + "'");
+            reader.take(n_bytes, "chunk");
         }
         if (n_bytes % 2 == 1 && !reader.at_end()) reader.take(1, "chunk padding");
     }
@@ -101,6 +103,12 @@ Clip Clip::parse_wav(std::span<const std::byte> bytes, std::string_view name) {
     const std::size_t frame_bytes = sample_bytes * format.n_channels;
     const std::size_t n_frames = data.size() / frame_bytes;
     if (n_frames == 0) reader.fail("data chunk", "holds no sample");
+
+    if (n_frames > max_samples) {
+        reader.fail("data chunk", "holds " + std::to_string(n_frames / sample_rate) + " s, more than the " +
+                                      std::to_string(max_samples / sample_rate) +
+                                      " s that fit into the context: cut the clip or raise the context length");
+    }
 
     Clip clip;
     clip.n_samples_ = std::max(n_frames, min_samples);

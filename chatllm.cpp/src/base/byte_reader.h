@@ -22,7 +22,6 @@ public:
     std::size_t size() const { return bytes_.size(); }
     std::size_t remaining() const { return bytes_.size() - position_; }
     bool at_end() const { return position_ == bytes_.size(); }
-    std::string_view file_name() const { return file_name_; }
 
     std::int32_t i32(std::string_view field);
     std::uint32_t u32(std::string_view field);

@@ -22,6 +22,7 @@ public:
     static JsonView parse(std::string_view text, std::string_view file_name, std::size_t offset = 0);
 
     JsonKind kind() const;
+    std::size_t raw_size() const { return value_.size(); }  // bytes in the document
     std::int64_t as_int64() const;  // a number without fraction and exponent
     double as_double() const;
     bool as_bool() const;

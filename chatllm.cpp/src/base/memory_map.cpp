@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <bit>
 #include <cerrno>
 #include <system_error>
 #include <utility>
@@ -12,6 +13,10 @@
 #include "base/error.h"
 
 namespace chatllm {
+
+static_assert(sizeof(std::size_t) == 8, "sizes in model files need 64 bits");
+static_assert(std::endian::native == std::endian::little, "model and WAV files are read as they lie");
+
 namespace {
 
 std::string reason(int error) { return std::generic_category().message(error); }
@@ -36,8 +41,9 @@ AnonymousMap::AnonymousMap(std::size_t bytes, const char *purpose) : size_(bytes
     if (bytes == 0) return;
     void *mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) {
+        const int error = errno;
         size_ = 0;
-        throw Error("out of memory: " + std::to_string(bytes) + " bytes for the " + purpose + " (" + reason(errno) +
+        throw Error("out of memory: " + std::to_string(bytes) + " bytes for the " + purpose + " (" + reason(error) +
                     "): free memory, raise the limit or use a smaller model or a shorter clip");
     }
     data_ = static_cast<std::byte *>(mapped);
@@ -59,15 +65,17 @@ AnonymousMap &AnonymousMap::operator=(AnonymousMap &&other) noexcept {
 FileMap::FileMap(const std::string &path) {
     // Not blocking: a path that names a FIFO would otherwise wait for a writer.
     const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    if (file.get() < 0) throw Error(path + ": cannot open: " + reason(errno));
+    const int open_error = errno;
+    if (file.get() < 0) throw Error(path + ": cannot open: " + reason(open_error));
     struct stat status {};
-    if (fstat(file.get(), &status) != 0) throw Error(path + ": cannot read: " + reason(errno));
+    if (fstat(file.get(), &status) != 0) throw Error(path + ": cannot read its size");
     if (!S_ISREG(status.st_mode)) throw Error(path + ": is not a regular file");
     if (status.st_size == 0) throw Error(path + ": is empty");
     const auto n_bytes = static_cast<std::size_t>(status.st_size);
     void *mapped = mmap(nullptr, n_bytes, PROT_READ, MAP_PRIVATE, file.get(), 0);
     if (mapped == MAP_FAILED) {
-        throw Error(path + ": cannot map " + std::to_string(n_bytes) + " bytes: " + reason(errno));
+        const int error = errno;
+        throw Error(path + ": cannot map " + std::to_string(n_bytes) + " bytes: " + reason(error));
     }
     data_ = static_cast<const std::byte *>(mapped);
     size_ = n_bytes;

@@ -1,12 +1,5 @@
 #include "base/thread_pool.h"
 
-#include <pthread.h>
-#include <signal.h>
-
-#include <new>
-#include <string>
-#include <system_error>
-
 #include "base/error.h"
 
 namespace chatllm {
@@ -34,37 +27,16 @@ std::uint32_t wait_for_change(const std::atomic<std::uint32_t> &value, std::uint
     return value.load(std::memory_order_acquire);
 }
 
-// The host's signal handlers belong on the host's threads.
-class BlockedSignals {
-public:
-    BlockedSignals() {
-        sigset_t all;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before_);
-    }
-    ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-    BlockedSignals(const BlockedSignals &) = delete;
-    BlockedSignals &operator=(const BlockedSignals &) = delete;
-
-private:
-    sigset_t before_{};
-};
-
 }  // namespace
 
 ThreadPool::ThreadPool(int n_threads) {
-    const BlockedSignals blocked;
+    const auto enter = [](void *pool, int thread) { static_cast<ThreadPool *>(pool)->worker(thread); };
     threads_.reserve(static_cast<std::size_t>(n_threads - 1));
     try {
         for (int thread = 1; thread < n_threads; ++thread) {
-            threads_.emplace_back([this, thread] { worker(thread); });
+            threads_.push_back(std::make_unique<Thread>(enter, this, thread));
         }
-    } catch (const std::system_error &error) {
-        const auto n_started = threads_.size() + 1;
-        stop();
-        throw Error("cannot start " + std::to_string(n_threads) + " threads (" + std::to_string(n_started) +
-                    " were possible): " + error.what());
-    } catch (const std::bad_alloc &) {
+    } catch (...) {
         stop();
         throw;
     }
@@ -76,7 +48,6 @@ void ThreadPool::stop() {
     stopping_.store(true, std::memory_order_relaxed);
     epoch_.fetch_add(1, std::memory_order_release);
     epoch_.notify_all();
-    for (auto &thread : threads_) thread.join();
     threads_.clear();
 }
 

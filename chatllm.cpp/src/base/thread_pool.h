@@ -3,9 +3,10 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <thread>
 #include <type_traits>
 #include <vector>
+
+#include "base/thread.h"
 
 namespace chatllm {
 
@@ -57,7 +58,7 @@ private:
     std::atomic<bool> aborted_{false};
     std::atomic<bool> stopping_{false};
     Job job_;
-    std::vector<std::thread> threads_;
+    std::vector<std::unique_ptr<Thread>> threads_;
 };
 
 }  // namespace chatllm

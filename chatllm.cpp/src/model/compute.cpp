@@ -7,6 +7,7 @@ namespace {
 
 constexpr int most_tile_rows = 16;                        // enough to pay for the loop around them
 constexpr std::size_t scratch_budget = std::size_t{1} << 20;  // of a thread; about what its cache holds
+constexpr int batch_tokens = 256;                         // multiplied with a tile of rows in one chunk
 constexpr std::int64_t chunk_products = std::int64_t{1} << 24;  // of one chunk: some 20 ms in scalar code, for abort
 
 constexpr std::size_t tile_row_bytes(std::size_t widest_row) {
@@ -22,6 +23,15 @@ void QuantBuffers::layout(ArenaCursor &arena, std::size_t n, std::size_t n_cols)
     const std::size_t n_blocks = (n_cols + quant_block - 1) / quant_block;
     scales = arena.take<float>(n * n_blocks);
     sums = arena.take<float>(n * n_blocks);
+}
+
+Activations Activations::tokens(int first, int count) const {
+    const std::size_t at = product(first, n_cols);
+    Activations part{values + at, quants, count, n_cols};
+    if (quants.quants != nullptr) {
+        part.quants = {quants.quants + at, quants.scales + at / quant_block, quants.sums + at / quant_block};
+    }
+    return part;
 }
 
 Compute::Compute(const Kernels &kernels, int n_threads, int widest_row)
@@ -106,14 +116,21 @@ void Compute::linear(const Tensor &weight, const float *bias, const Activations 
     const int n_rows = weight.rows();
     const auto stride = static_cast<std::size_t>(n_rows);
     // Some eight chunks a thread even out their speeds; whole tiles keep the unpacking cheap.
-    const std::int64_t row_products = std::int64_t{x.n} * x.n_cols;
+    const std::int64_t row_products = std::int64_t{std::min(x.n, batch_tokens)} * x.n_cols;
     const auto most = static_cast<int>(std::clamp<std::int64_t>(chunk_products / row_products, tile_rows_, 16 * tile_rows_));
     const int step = std::clamp(n_rows / (8 * pool_.size()), tile_rows_, most) / tile_rows_ * tile_rows_;
-    for_ranges(n_rows, step, [&](int first, int last, int thread) {
-        multiply_rows(weight, first, last, x, out, stride, thread);
+    const int n_row_chunks = (n_rows + step - 1) / step;
+    const int n_batches = (x.n + batch_tokens - 1) / batch_tokens;
+    pool_.run(n_row_chunks * n_batches, [&](int chunk, int thread) {
+        const int first = chunk % n_row_chunks * step;
+        const int last = std::min(first + step, n_rows);
+        const int token = chunk / n_row_chunks * batch_tokens;
+        const Activations batch = x.tokens(token, std::min(batch_tokens, x.n - token));
+        float *batch_out = out + static_cast<std::size_t>(token) * stride;
+        multiply_rows(weight, first, last, batch, batch_out, stride, thread);
         if (bias == nullptr) return;
-        for (int t = 0; t < x.n; ++t) {
-            kernels_.add(out + static_cast<std::size_t>(t) * stride + first, bias + first, last - first);
+        for (int t = 0; t < batch.n; ++t) {
+            kernels_.add(batch_out + static_cast<std::size_t>(t) * stride + first, bias + first, last - first);
         }
     });
 }

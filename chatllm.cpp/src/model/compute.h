@@ -10,12 +10,20 @@
 
 namespace chatllm {
 
+// The number of elements of a matrix.
+inline std::size_t product(int rows, int cols) {
+    return static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
+}
+
 // Rows of activations, in single precision and, where weights need it, quantised as well.
 struct Activations {
     const float *values;      // [n, n_cols]
     QuantActivations quants;  // null pointers unless prepared
     int n;
     int n_cols;
+
+    // Rows [first, first + count).
+    Activations tokens(int first, int count) const;
 };
 
 // Buffers for the quantised copy of activations.

@@ -4,12 +4,6 @@
 #include <cmath>
 
 namespace chatllm {
-namespace {
-
-std::size_t product(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
-
-}  // namespace
-
 Decoder::Decoder(const ModelFile &file) : config_(file.text()) {
     const int width = config_.width;
     const int query_width = config_.n_heads * config_.head_width;

@@ -17,8 +17,6 @@ constexpr int position_tile = 32;      // output positions of a convolution comp
 constexpr int halved(int n) { return (n + 1) / 2; }
 constexpr int halved_thrice(int n) { return halved(halved(halved(n))); }
 
-std::size_t product(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
-
 }  // namespace
 
 struct Encoder::Workspace {
@@ -101,8 +99,7 @@ void Encoder::run(Compute &compute, const float *mel, int n_frames, bool whole_c
     const int conv_bands = halved_thrice(config_.n_mel_bands);
     const int column_width = channels * conv_bands;
     const int segment_frames = whole_clip ? (n_frames + chunk_frames - 1) / chunk_frames * chunk_frames : config_.window_frames;
-    // The last chunk is convolved whole before its padding is dropped.
-    const int most_tokens = std::min(n_tokens(segment_frames), n_tokens(n_frames) + halved_thrice(chunk_frames));
+    const int most_tokens = std::min(n_tokens(segment_frames), n_tokens(n_frames));
     const auto most = static_cast<std::size_t>(most_tokens);
     const int n_threads = compute.pool().size();
 

@@ -53,7 +53,7 @@ private:
     Norm final_norm_;
     Affine projector_[2];
     std::vector<float> positions_;  // [tokens of a chunk, width]
-    bool quantised_ = false;        // any matrix behind the convolutions
+    bool quantised_ = false;        // any matrix
 };
 
 }  // namespace chatllm

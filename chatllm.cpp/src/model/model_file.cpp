@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "base/byte_reader.h"
 
@@ -15,6 +14,7 @@ constexpr std::size_t max_name_bytes = 256;
 constexpr std::size_t max_tensors = 65536;
 constexpr std::size_t max_metadata_bytes = std::size_t{16} << 20;
 constexpr std::size_t max_languages = 256;
+constexpr std::size_t max_label_bytes = 512;  // of a model's or a language's name, as it stands in the metadata
 
 int checked(const ByteReader &reader, std::string_view field, std::size_t offset, std::int64_t value, int least,
             int most) {
@@ -152,9 +152,7 @@ ModelFile::ModelFile(const std::string &path) : path_(path), map_(path) {
     }
     if (tensors_at < vocabulary_at) reader.fail("offset of the tensors", 16, "points back before the vocabulary");
 
-    std::string_view metadata = reader.text(0, "metadata");
-    if (type_at > reader.size()) reader.seek(type_at, "offset of the model type");
-    metadata = reader.text(type_at - metadata_at, "metadata");
+    std::string_view metadata = reader.text(type_at - metadata_at, "metadata");
     while (!metadata.empty() && metadata.back() == '\0') metadata.remove_suffix(1);
 
     const std::int32_t type = reader.i32("model type");
@@ -250,13 +248,15 @@ std::optional<JsonView> ModelFile::read_metadata(std::string_view json) {
     if (const auto languages = config.view()->find("support_languages")) {
         if (languages->kind() != JsonKind::array) config.fail("support_languages", "is no list");
         languages->for_each_element([&](const JsonView &language) {
-            if (language.kind() != JsonKind::string || languages_.size() == max_languages) {
-                config.fail("support_languages", "is no list of at most 256 names");
+            if (language.kind() != JsonKind::string || language.raw_size() > max_label_bytes ||
+                languages_.size() == max_languages) {
+                config.fail("support_languages", "is no list of at most 256 short names");
             }
             languages_.push_back(language.as_string());
         });
     }
     if (const auto name = root.view()->find("model_name"); name && name->kind() == JsonKind::string) {
+        if (name->raw_size() > max_label_bytes) root.fail("model_name", "is longer than 512 bytes");
         model_name_ = name->as_string();
     }
     return root.view()->find("tokenizer_config.json");
