@@ -1,17 +1,18 @@
 /* libchatllm: speech recognition with Qwen3-ASR on a processor, behind chatllm.cpp's C interface.
  *
- * Threads: an object may be used by one thread at a time; different objects by different threads at once. Only
- * chatllm_abort_generation and chatllm_destroy may be called while another call on the same object runs, and nothing
- * once chatllm_destroy has been called. Callbacks come on the calling thread, before the call returns; within them
- * only statistics, tokenize, detokenize, get_cursor and abort may be called on the same object, anything else is an
- * error line. Strings are UTF-8 and borrowed for the call. There is no process-wide state.
+ * Threads: an object may be used by one thread at a time; different objects by different threads at once.
+ * Only chatllm_abort_generation and chatllm_destroy may be called while another call on the same object runs,
+ * and nothing once chatllm_destroy has been called. Callbacks come on the calling thread, before the call
+ * returns; within them only statistics, tokenize, detokenize, get_cursor and abort may be called on the same
+ * object, anything else is an error line. Strings are UTF-8 and borrowed for the call. There is no
+ * process-wide state.
  *
  *     struct chatllm_obj *obj = chatllm_create();
  *     chatllm_append_param(obj, "-m");
  *     chatllm_append_param(obj, "model.bin");
- *     if (chatllm_start(obj, print, end, user) == 0)                   // loads; a failure goes to print as type 2
- *         chatllm_user_input(obj, "{{audio:/clips/a.wav}}");            // text goes to print as type 0, then end
- *     chatllm_destroy(obj);                                            // always: gives everything back
+ *     if (chatllm_start(obj, print, end, user) == 0)                   // loads; a failure goes to print as
+ * type 2 chatllm_user_input(obj, "{{audio:/clips/a.wav}}");            // text goes to print as type 0, then
+ * end chatllm_destroy(obj);                                            // always: gives everything back
  */
 #ifndef LIBCHATLLM_H
 #define LIBCHATLLM_H
@@ -61,23 +62,26 @@ CHATLLM_API struct chatllm_obj *chatllm_create(void);
  *   --temp T, --seed N           T = 0, greedy, by default
  *   --multimedia_file_tags OPEN CLOSE    "{{" and "}}" by default
  *   --format chat, --hide_banner, -i, --log_level N      accepted, without effect
- * The environment variable CHATLLM_ISA (scalar, avx2) chooses the instruction set; default: the fastest there is. */
+ * The environment variable CHATLLM_ISA (scalar, avx2) chooses the instruction set; default: the fastest there
+ * is. */
 CHATLLM_API void chatllm_append_param(struct chatllm_obj *obj, const char *utf8_str);
 
-/* Reads the options and loads the model, once an object. `print` and `end` may be null. Returns 0, or -1 after an error
- * line; the object can then only be destroyed. */
-CHATLLM_API int chatllm_start(struct chatllm_obj *obj, f_chatllm_print f_print, f_chatllm_end f_end, void *user_data);
+/* Reads the options and loads the model, once an object. `print` and `end` may be null. Returns 0, or -1
+ * after an error line; the object can then only be destroyed. */
+CHATLLM_API int chatllm_start(struct chatllm_obj *obj, f_chatllm_print f_print, f_chatllm_end f_end,
+                              void *user_data);
 
-/* Transcribes "{{audio:PATH}}", a 16 kHz WAV file (16, 24, 32-bit PCM or 32-bit float), and returns after `end`. Other
- * text in the input becomes part of the user's turn. Each input begins with an empty context. Returns 0, or -1 after
- * an error line ("aborted" after chatllm_abort_generation). Do not truncate a model or a clip while it is in use: as
- * with every mapped file, reading what is gone is a fault. */
+/* Transcribes "{{audio:PATH}}", a 16 kHz WAV file (16, 24, 32-bit PCM or 32-bit float), and returns after
+ * `end`. Other text in the input becomes part of the user's turn. Each input begins with an empty context.
+ * Returns 0, or -1 after an error line ("aborted" after chatllm_abort_generation). Do not truncate a model or
+ * a clip while it is in use: as with every mapped file, reading what is gone is a fault. */
 CHATLLM_API int chatllm_user_input(struct chatllm_obj *obj, const char *utf8_str);
 
-/* The same for a message in pieces: type "text" with text, or "audio" with a WAV file in base64. append returns 0, or
- * -1 after an error line. */
+/* The same for a message in pieces: type "text" with text, or "audio" with a WAV file in base64. append
+ * returns 0, or -1 after an error line. */
 CHATLLM_API void chatllm_multimedia_msg_prepare(struct chatllm_obj *obj);
-CHATLLM_API int chatllm_multimedia_msg_append(struct chatllm_obj *obj, const char *type, const char *utf8_str);
+CHATLLM_API int chatllm_multimedia_msg_append(struct chatllm_obj *obj, const char *type,
+                                              const char *utf8_str);
 CHATLLM_API int chatllm_user_input_multimedia_msg(struct chatllm_obj *obj);
 
 /* New tokens for each input; -1: as many as fit. */
@@ -89,9 +93,9 @@ CHATLLM_API void chatllm_restart(struct chatllm_obj *obj, const char *utf8_sys_p
 /* Ends the input in progress, from any thread; it answers within 250 ms. */
 CHATLLM_API void chatllm_abort_generation(struct chatllm_obj *obj);
 
-/* Unloads: memory, mappings, threads and descriptors are what they were before chatllm_create. Takes null. An input
- * in progress on another thread is aborted and waited for. Returns 0, or -1 when called from within a callback of the
- * same object. */
+/* Unloads: memory, mappings, threads and descriptors are what they were before chatllm_create. Takes null. An
+ * input in progress on another thread is aborted and waited for. Returns 0, or -1 when called from within a
+ * callback of the same object. */
 CHATLLM_API int chatllm_destroy(struct chatllm_obj *obj);
 
 /* Tokens in the KV cache, or -1 when no model is loaded. */
@@ -100,23 +104,27 @@ CHATLLM_API int chatllm_get_cursor(struct chatllm_obj *obj);
 /* Prints where the last input's time went, as lines of type 1. */
 CHATLLM_API void chatllm_show_statistics(struct chatllm_obj *obj);
 
-/* Prints the ids of a text as a line of type 10, added tokens in it recognised, and returns their number, or -1. */
+/* Prints the ids of a text as a line of type 10, added tokens in it recognised, and returns their number, or
+ * -1. */
 CHATLLM_API int chatllm_text_tokenize(struct chatllm_obj *obj, const char *utf8_str);
 
-/* Facts about a model file as JSON, {"error": ...} when it cannot be read. Valid until the next call on this thread. */
+/* Facts about a model file as JSON, {"error": ...} when it cannot be read. Valid until the next call on this
+ * thread. */
 CHATLLM_API const char *chatllm_inspect_model(const char *utf8_path);
 
-/* Beyond chatllm.cpp's interface: shows tensors from inside each later input, in single precision, row-major, on the
- * calling thread, valid for the call: mel [bands, frames]; enc_in, enc_out [tokens, width]; prompt_ids [n]; and for
- * each step logits [vocabulary], token [1]. Null ends it. Returns 0, or -1 on a null object. */
-typedef void (*f_chatllm_ext_trace)(void *user_data, const char *name, const float *data, const int64_t *shape, int n_dims);
+/* Beyond chatllm.cpp's interface: shows tensors from inside each later input, in single precision, row-major,
+ * on the calling thread, valid for the call: mel [bands, frames]; enc_in, enc_out [tokens, width]; prompt_ids
+ * [n]; and for each step logits [vocabulary], token [1]. Null ends it. Returns 0, or -1 on a null object. */
+typedef void (*f_chatllm_ext_trace)(void *user_data, const char *name, const float *data,
+                                    const int64_t *shape, int n_dims);
 CHATLLM_API int chatllm_ext_set_trace(struct chatllm_obj *obj, f_chatllm_ext_trace f_trace, void *user_data);
 
-/* Beyond chatllm.cpp's interface: the bytes of n_ids tokens, added tokens as they are written, handed to f_bytes in
- * one call; they need not be whole characters. Ids that name no token give nothing. Returns their number, or -1. */
+/* Beyond chatllm.cpp's interface: the bytes of n_ids tokens, added tokens as they are written, handed to
+ * f_bytes in one call; they need not be whole characters. Ids that name no token give nothing. Returns their
+ * number, or -1. */
 typedef void (*f_chatllm_ext_bytes)(void *user_data, const char *bytes, int n_bytes);
-CHATLLM_API int chatllm_ext_detokenize(struct chatllm_obj *obj, const int32_t *ids, int n_ids, f_chatllm_ext_bytes f_bytes,
-                                       void *user_data);
+CHATLLM_API int chatllm_ext_detokenize(struct chatllm_obj *obj, const int32_t *ids, int n_ids,
+                                       f_chatllm_ext_bytes f_bytes, void *user_data);
 
 #ifdef __cplusplus
 }

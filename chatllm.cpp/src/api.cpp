@@ -44,7 +44,8 @@ template <typename Work> int fenced(const chatllm_obj *obj, Work &&work) noexcep
     try {
         return work();
     } catch (const std::bad_alloc &) {
-        obj->say(PRINTLN_ERROR, "out of memory: free memory, raise the limit or use a smaller model or a shorter clip");
+        obj->say(PRINTLN_ERROR,
+                 "out of memory: free memory, raise the limit or use a smaller model or a shorter clip");
     } catch (const std::exception &error) {
         obj->say(PRINTLN_ERROR, error.what());
     } catch (...) {
@@ -61,10 +62,12 @@ public:
 
     Call(chatllm_obj *obj, Nesting nesting) : obj_(obj) {
         if (obj->caller.load() == std::this_thread::get_id()) {
-            if (nesting == exclusive) throw chatllm::Error("this call is not allowed from a callback of the same object");
+            if (nesting == exclusive)
+                throw chatllm::Error("this call is not allowed from a callback of the same object");
             return;
         }
-        if (obj->busy.exchange(true)) throw chatllm::Error("the object is busy with a call of another thread");
+        if (obj->busy.exchange(true))
+            throw chatllm::Error("the object is busy with a call of another thread");
         outermost_ = true;
         obj->caller.store(std::this_thread::get_id());
     }
@@ -113,7 +116,9 @@ std::string milliseconds(double ms) {
 void chatllm_append_init_param(const char *) {}
 int chatllm_init(void) { return 0; }
 
-struct chatllm_obj *chatllm_create(void) { return new (std::nothrow) chatllm_obj; }
+struct chatllm_obj *chatllm_create(void) {
+    return new (std::nothrow) chatllm_obj;
+}
 
 void chatllm_append_param(struct chatllm_obj *obj, const char *utf8_str) {
     if (obj == nullptr || utf8_str == nullptr) return;
@@ -129,13 +134,15 @@ int chatllm_start(struct chatllm_obj *obj, f_chatllm_print f_print, f_chatllm_en
     if (obj->print == nullptr) obj->print = f_print;  // so that a second start has somebody to complain to
     return fenced(obj, [&] {
         const Call call(obj, Call::exclusive);
-        if (obj->started) throw chatllm::Error("the object was started before: destroy it and create another");
+        if (obj->started)
+            throw chatllm::Error("the object was started before: destroy it and create another");
         obj->started = true;
         obj->end = f_end;
         obj->user_data = user_data;
         if (obj->lost_word) throw std::bad_alloc();
         const char *isa = std::getenv("CHATLLM_ISA");
-        auto session = std::make_unique<chatllm::Session>(chatllm::Options::parse(obj->words), isa == nullptr ? "" : isa);
+        auto session = std::make_unique<chatllm::Session>(chatllm::Options::parse(obj->words),
+                                                          isa == nullptr ? "" : isa);
         const std::string facts = chatllm::describe_model(session->file(), session->max_length());
         obj->session = std::move(session);
         obj->abortable.store(obj->session.get());
@@ -168,16 +175,19 @@ int chatllm_multimedia_msg_append(struct chatllm_obj *obj, const char *type, con
             obj->message.push_back({Piece::Kind::text, utf8_str});
         } else if (kind == "audio") {
             const auto bytes = chatllm::decode_base64(utf8_str);
-            obj->message.push_back({Piece::Kind::audio_bytes, {reinterpret_cast<const char *>(bytes.data()), bytes.size()}});
+            obj->message.push_back(
+                {Piece::Kind::audio_bytes, {reinterpret_cast<const char *>(bytes.data()), bytes.size()}});
         } else {
-            throw chatllm::Error("message: type '" + chatllm::printable(kind) + "' is neither text nor audio");
+            throw chatllm::Error("message: type '" + chatllm::printable(kind) +
+                                 "' is neither text nor audio");
         }
         return 0;
     });
 }
 
 int chatllm_user_input_multimedia_msg(struct chatllm_obj *obj) {
-    return run_input(obj, [&](const chatllm::Session &) -> const std::vector<Piece> & { return obj->message; });
+    return run_input(obj,
+                     [&](const chatllm::Session &) -> const std::vector<Piece> & { return obj->message; });
 }
 
 void chatllm_set_gen_max_tokens(struct chatllm_obj *obj, int gen_max_tokens) {
@@ -212,7 +222,9 @@ int chatllm_destroy(struct chatllm_obj *obj) {
     return 0;
 }
 
-int chatllm_get_cursor(struct chatllm_obj *obj) { return obj != nullptr && obj->session ? obj->session->cursor() : -1; }
+int chatllm_get_cursor(struct chatllm_obj *obj) {
+    return obj != nullptr && obj->session ? obj->session->cursor() : -1;
+}
 
 void chatllm_show_statistics(struct chatllm_obj *obj) {
     if (obj == nullptr) return;
@@ -221,10 +233,11 @@ void chatllm_show_statistics(struct chatllm_obj *obj) {
         chatllm::Session &session = loaded(obj);
         const chatllm::Statistics &s = session.statistics();
         const std::string lines[] = {
-            "tokens: generated " + std::to_string(s.n_generated_tokens) + ", prompt " + std::to_string(s.n_prompt_tokens) +
-                ", audio " + std::to_string(s.n_audio_tokens),
+            "tokens: generated " + std::to_string(s.n_generated_tokens) + ", prompt " +
+                std::to_string(s.n_prompt_tokens) + ", audio " + std::to_string(s.n_audio_tokens),
             "timings: read " + milliseconds(s.read_ms) + ", mel " + milliseconds(s.mel_ms) + ", encode " +
-                milliseconds(s.encode_ms) + ", prefill " + milliseconds(s.prefill_ms) + ", decode " + milliseconds(s.decode_ms),
+                milliseconds(s.encode_ms) + ", prefill " + milliseconds(s.prefill_ms) + ", decode " +
+                milliseconds(s.decode_ms),
             std::string("kernels: ") + session.isa() + ", threads: " + std::to_string(session.n_threads()),
         };
         for (const std::string &line : lines) obj->say(PRINTLN_META, line.c_str());
@@ -270,16 +283,15 @@ int chatllm_ext_set_trace(struct chatllm_obj *obj, f_chatllm_ext_trace f_trace, 
         if (f_trace == nullptr) {
             obj->trace = {};
         } else {
-            obj->trace = chatllm::Trace([=](const char *name, const float *data, const std::int64_t *shape, int n_dims) {
-                f_trace(user_data, name, data, shape, n_dims);
-            });
+            obj->trace = chatllm::Trace([=](const char *name, const float *data, const std::int64_t *shape,
+                                            int n_dims) { f_trace(user_data, name, data, shape, n_dims); });
         }
         return 0;
     });
 }
 
-int chatllm_ext_detokenize(struct chatllm_obj *obj, const int32_t *ids, int n_ids, f_chatllm_ext_bytes f_bytes,
-                           void *user_data) {
+int chatllm_ext_detokenize(struct chatllm_obj *obj, const int32_t *ids, int n_ids,
+                           f_chatllm_ext_bytes f_bytes, void *user_data) {
     if (obj == nullptr || ids == nullptr || n_ids < 0 || f_bytes == nullptr) return -1;
     return fenced(obj, [&] {
         const Call call(obj, Call::nestable);

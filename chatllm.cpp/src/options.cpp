@@ -17,25 +17,27 @@ struct Language {
 };
 
 constexpr std::array<Language, 30> languages{{
-    {"zh", "Chinese"},   {"en", "English"},  {"yue", "Cantonese"}, {"ar", "Arabic"},     {"de", "German"},
-    {"fr", "French"},    {"es", "Spanish"},  {"pt", "Portuguese"}, {"id", "Indonesian"}, {"it", "Italian"},
-    {"ko", "Korean"},    {"ru", "Russian"},  {"th", "Thai"},       {"vi", "Vietnamese"}, {"ja", "Japanese"},
-    {"tr", "Turkish"},   {"hi", "Hindi"},    {"ms", "Malay"},      {"nl", "Dutch"},      {"sv", "Swedish"},
-    {"da", "Danish"},    {"fi", "Finnish"},  {"pl", "Polish"},     {"cs", "Czech"},      {"fil", "Filipino"},
-    {"fa", "Persian"},   {"el", "Greek"},    {"ro", "Romanian"},   {"hu", "Hungarian"},  {"mk", "Macedonian"},
+    {"zh", "Chinese"}, {"en", "English"}, {"yue", "Cantonese"}, {"ar", "Arabic"},     {"de", "German"},
+    {"fr", "French"},  {"es", "Spanish"}, {"pt", "Portuguese"}, {"id", "Indonesian"}, {"it", "Italian"},
+    {"ko", "Korean"},  {"ru", "Russian"}, {"th", "Thai"},       {"vi", "Vietnamese"}, {"ja", "Japanese"},
+    {"tr", "Turkish"}, {"hi", "Hindi"},   {"ms", "Malay"},      {"nl", "Dutch"},      {"sv", "Swedish"},
+    {"da", "Danish"},  {"fi", "Finnish"}, {"pl", "Polish"},     {"cs", "Czech"},      {"fil", "Filipino"},
+    {"fa", "Persian"}, {"el", "Greek"},   {"ro", "Romanian"},   {"hu", "Hungarian"},  {"mk", "Macedonian"},
 }};
 
 bool same_ignoring_case(std::string_view a, std::string_view b) {
     const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c; };
-    return std::equal(a.begin(), a.end(), b.begin(), b.end(), [&](char x, char y) { return lower(x) == lower(y); });
+    return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                      [&](char x, char y) { return lower(x) == lower(y); });
 }
 
-template <typename Integer> Integer integer(const std::string &option, const std::string &text, Integer least, Integer most) {
+template <typename Integer>
+Integer integer(const std::string &option, const std::string &text, Integer least, Integer most) {
     Integer value{};
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error != std::errc() || end != text.data() + text.size() || value < least || value > most) {
-        throw Error("option " + option + ": '" + printable(text) + "' is not a whole number from " + std::to_string(least) +
-                    " to " + std::to_string(most));
+        throw Error("option " + option + ": '" + printable(text) + "' is not a whole number from " +
+                    std::to_string(least) + " to " + std::to_string(most));
     }
     return value;
 }
@@ -54,7 +56,8 @@ void set_value(Options &options, const std::string &key, const std::string &valu
         options.language = value;
     } else if (key == "encoder-window") {
         if (value != "windowed" && value != "full") {
-            throw Error("option --set encoder_window: '" + printable(value) + "' is neither windowed nor full");
+            throw Error("option --set encoder_window: '" + printable(value) +
+                        "' is neither windowed nor full");
         }
         options.whole_clip_attention = value == "full";
     } else {
@@ -97,14 +100,17 @@ Options Options::parse(const std::vector<std::string> &words) {
             options.max_new_tokens = integer(word, next(), -1, most_tokens);
         } else if (name == "--format") {
             const std::string &format = next();
-            if (format != "chat") throw Error("option --format: '" + printable(format) + "' is not chat, the only format of this engine");
+            if (format != "chat")
+                throw Error("option --format: '" + printable(format) +
+                            "' is not chat, the only format of this engine");
         } else if (name == "--set") {
             const std::string key = dashed(next());
             set_value(options, key, next());
         } else if (name == "--multimedia-file-tags") {
             options.tag_open = next();
             options.tag_close = next();
-            if (options.tag_open.empty() || options.tag_close.empty()) throw Error("option " + word + ": a tag is empty");
+            if (options.tag_open.empty() || options.tag_close.empty())
+                throw Error("option " + word + ": a tag is empty");
         } else if (name == "--log-level") {
             integer(word, next(), 0, 5);  // accepted for other harnesses: this engine logs nothing
         } else if (name == "--hide-banner" || name == "-i" || name == "--interactive") {
@@ -122,14 +128,16 @@ std::vector<Piece> split_input(const std::string &input, const Options &options)
     std::size_t at = 0;
     const auto add_text = [&](std::size_t end) {
         const std::string text = input.substr(at, end - at);
-        if (text.find_first_not_of(" \t\r\n") != std::string::npos) pieces.push_back({Piece::Kind::text, text});
+        if (text.find_first_not_of(" \t\r\n") != std::string::npos)
+            pieces.push_back({Piece::Kind::text, text});
     };
     while (true) {
         const std::size_t open = input.find(options.tag_open, at);
         if (open == std::string::npos) break;
         const std::size_t begin = open + options.tag_open.size();
         const std::size_t close = input.find(options.tag_close, begin);
-        if (close == std::string::npos) throw Error("input: '" + options.tag_open + "' is not closed by '" + options.tag_close + "'");
+        if (close == std::string::npos)
+            throw Error("input: '" + options.tag_open + "' is not closed by '" + options.tag_close + "'");
         const std::string tag = input.substr(begin, close - begin);
         static constexpr std::string_view audio = "audio:";
         if (tag.compare(0, audio.size(), audio) != 0) {

@@ -16,7 +16,8 @@ class Stopwatch {
 public:
     explicit Stopwatch(double &total_ms) : total_ms_(total_ms), start_(std::chrono::steady_clock::now()) {}
     ~Stopwatch() {
-        total_ms_ += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start_).count();
+        total_ms_ +=
+            std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start_).count();
     }
     Stopwatch(const Stopwatch &) = delete;
     Stopwatch &operator=(const Stopwatch &) = delete;
@@ -43,16 +44,18 @@ std::int32_t required_id(const ModelFile &file, std::string_view content) {
 Session::Session(const Options &options, std::string_view isa)
     : options_(options),
       file_(options.model_path),
-      special_{required_id(file_, "<|im_start|>"),    required_id(file_, "<|im_end|>"),
-               required_id(file_, "<|audio_start|>"), required_id(file_, "<|audio_end|>"),
-               required_id(file_, "<|audio_pad|>"),   file_.tokenizer().added_id("<|endoftext|>"),
+      special_{required_id(file_, "<|im_start|>"),      required_id(file_, "<|im_end|>"),
+               required_id(file_, "<|audio_start|>"),   required_id(file_, "<|audio_end|>"),
+               required_id(file_, "<|audio_pad|>"),     file_.tokenizer().added_id("<|endoftext|>"),
                file_.tokenizer().added_id("<asr_text>")},
       language_(language_name(options.language, file_.languages())),
       encoder_(file_),
       decoder_(file_),
       log_mel_(file_.audio().n_mel_bands),
-      max_length_(options.max_length > 0 ? std::min(options.max_length, file_.text().max_length) : file_.text().max_length),
-      compute_(choose_kernels(isa), options.n_threads > 0 ? options.n_threads : usable_processors(), std::max(encoder_.widest_row(), decoder_.widest_row())),
+      max_length_(options.max_length > 0 ? std::min(options.max_length, file_.text().max_length)
+                                         : file_.text().max_length),
+      compute_(choose_kernels(isa), options.n_threads > 0 ? options.n_threads : usable_processors(),
+               std::max(encoder_.widest_row(), decoder_.widest_row())),
       cache_(file_.text()) {
     if (!language_.empty() && !special_.asr_text) required_id(file_, "<asr_text>");
 }
@@ -116,8 +119,8 @@ void Session::run(const std::vector<Piece> &pieces, const std::function<void(con
     const auto is_audio = [](const Piece &piece) { return piece.kind != Piece::Kind::text; };
     const auto n_clips = std::count_if(pieces.begin(), pieces.end(), is_audio);
     if (n_clips != 1) {
-        throw Error("input: has " + std::to_string(n_clips) + " clips, must have one: " + options_.tag_open + "audio:PATH" +
-                    options_.tag_close);
+        throw Error("input: has " + std::to_string(n_clips) + " clips, must have one: " + options_.tag_open +
+                    "audio:PATH" + options_.tag_close);
     }
     // No more than eight frames go into a token.
     const std::size_t max_samples = static_cast<std::size_t>(max_length_) * 8 * LogMel::hop;
@@ -132,7 +135,8 @@ void Session::run(const std::vector<Piece> &pieces, const std::function<void(con
             if (source.kind == Piece::Kind::audio_path) {
                 clip = Clip::read_wav(source.content, max_samples);
             } else {
-                clip = Clip::parse_wav(std::as_bytes(std::span(source.content)), "audio of the input", max_samples);
+                clip = Clip::parse_wav(std::as_bytes(std::span(source.content)), "audio of the input",
+                                       max_samples);
             }
         }
         statistics_.audio_s = clip->seconds();
@@ -143,12 +147,15 @@ void Session::run(const std::vector<Piece> &pieces, const std::function<void(con
         prompt = build_prompt(pieces, n_audio);
         statistics_.n_prompt_tokens = static_cast<int>(prompt.ids.size());
         if (statistics_.n_prompt_tokens >= max_length_) {
-            throw Error("input: its " + std::to_string(statistics_.n_prompt_tokens) + " tokens leave no room in a context of " +
-                        std::to_string(max_length_) + ": use a shorter clip or raise the context length");
+            throw Error("input: its " + std::to_string(statistics_.n_prompt_tokens) +
+                        " tokens leave no room in a context of " + std::to_string(max_length_) +
+                        ": use a shorter clip or raise the context length");
         }
 
         const int n_bands = log_mel_.n_bands();
-        const AnonymousMap mel(static_cast<std::size_t>(n_bands) * static_cast<std::size_t>(n_frames) * sizeof(float), "log-mel");
+        const AnonymousMap mel(static_cast<std::size_t>(n_bands) * static_cast<std::size_t>(n_frames) *
+                                   sizeof(float),
+                               "log-mel");
         auto *mel_values = reinterpret_cast<float *>(mel.data());
         {
             const Stopwatch watch(statistics_.mel_ms);
@@ -157,7 +164,9 @@ void Session::run(const std::vector<Piece> &pieces, const std::function<void(con
         trace.show("mel", mel_values, {n_bands, n_frames});
 
         const int width = file_.text().width;
-        audio = AnonymousMap(static_cast<std::size_t>(n_audio) * static_cast<std::size_t>(width) * sizeof(float), "encoded audio");
+        audio =
+            AnonymousMap(static_cast<std::size_t>(n_audio) * static_cast<std::size_t>(width) * sizeof(float),
+                         "encoded audio");
         auto *rows = reinterpret_cast<float *>(audio.data());
         {
             const Stopwatch watch(statistics_.encode_ms);
@@ -240,8 +249,11 @@ void Session::generate(std::span<const float> logits, int limit, Decoder::Worksp
 std::int32_t Session::choose(std::span<const float> logits) {
     const auto best = std::max_element(logits.begin(), logits.end());
     if (options_.temperature == 0) return static_cast<std::int32_t>(best - logits.begin());
-    // Inverse transform sampling from softmax(logits / temperature), with SplitMix64 (Steele, Lea and Flood, 2014).
-    const auto weight = [&](float logit) { return std::exp(static_cast<double>(logit - *best) / options_.temperature); };
+    // Inverse transform sampling from softmax(logits / temperature), with SplitMix64 (Steele, Lea and Flood,
+    // 2014).
+    const auto weight = [&](float logit) {
+        return std::exp(static_cast<double>(logit - *best) / options_.temperature);
+    };
     double total = 0;
     for (const float logit : logits) total += weight(logit);
     random_state_ += 0x9e3779b97f4a7c15u;
@@ -282,9 +294,11 @@ std::string describe_model(const ModelFile &file, int context_length) {
     for (const std::string &name : file.languages()) {
         languages += (languages.empty() ? "\"" : ", \"") + json_escaped(name) + "\"";
     }
-    return "{\"name\": \"" + json_escaped(file.model_name()) + "\", \"purpose\": \"ASR\", \"param_num\": " +
-           std::to_string(file.n_parameters()) + ", \"context_length\": " + std::to_string(context_length) +
-           ", \"hidden_size\": " + std::to_string(text.width) + ", \"layers\": " + std::to_string(text.n_layers) +
+    return "{\"name\": \"" + json_escaped(file.model_name()) +
+           "\", \"purpose\": \"ASR\", \"param_num\": " + std::to_string(file.n_parameters()) +
+           ", \"context_length\": " + std::to_string(context_length) +
+           ", \"hidden_size\": " + std::to_string(text.width) +
+           ", \"layers\": " + std::to_string(text.n_layers) +
            ", \"encoder_layers\": " + std::to_string(file.audio().n_layers) +
            ", \"vocab_size\": " + std::to_string(text.vocab_size) +
            ", \"file_bytes\": " + std::to_string(file.size_bytes()) + ", \"languages\": [" + languages + "]}";

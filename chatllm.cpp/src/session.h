@@ -21,7 +21,7 @@ namespace chatllm {
 // Where the time of the last input went, and what it was spent on.
 struct Statistics {
     double audio_s = 0;
-    double read_ms = 0;     // the clip from disk
+    double read_ms = 0;  // the clip from disk
     double mel_ms = 0;
     double encode_ms = 0;
     double prefill_ms = 0;  // to the first token's logits
@@ -31,16 +31,17 @@ struct Statistics {
     int n_generated_tokens = 0;
 };
 
-// One loaded model. Each input stands alone: it starts from an empty context, so that the same input gives the same
-// text whatever came before it.
+// One loaded model. Each input stands alone: it starts from an empty context, so that the same input gives
+// the same text whatever came before it.
 class Session {
 public:
     // Maps the model and starts the threads. Throws Error. `isa` names the kernels, empty for the fastest.
     Session(const Options &options, std::string_view isa);
 
-    // Transcribes the one clip among the pieces and hands out the text in whole characters as it is generated.
-    // Throws Error, or Aborted after abort().
-    void run(const std::vector<Piece> &pieces, const std::function<void(const std::string &)> &emit, const Trace &trace);
+    // Transcribes the one clip among the pieces and hands out the text in whole characters as it is
+    // generated. Throws Error, or Aborted after abort().
+    void run(const std::vector<Piece> &pieces, const std::function<void(const std::string &)> &emit,
+             const Trace &trace);
 
     // From any thread: run() ends early. Forgotten when the next run() begins.
     void abort() { compute_.pool().abort(); }

@@ -29,8 +29,8 @@ Complex times(Complex a, Complex b) {
     return {a.real() * b.real() - a.imag() * b.imag(), a.real() * b.imag() + a.imag() * b.real()};
 }
 
-// Mixed-radix decimation in time: transforms n points `stride` apart; the factors of n are 5 and 2. `rotations` holds
-// the n * stride roots of unity.
+// Mixed-radix decimation in time: transforms n points `stride` apart; the factors of n are 5 and 2.
+// `rotations` holds the n * stride roots of unity.
 void transform(const Complex *in, int n, int stride, const Complex *rotations, Complex *out) {
     if (n == 1) {
         *out = *in;
@@ -118,15 +118,19 @@ void LogMel::run(ThreadPool &pool, std::span<const float> samples, float *out) c
                 std::int64_t at = std::int64_t{frame} * hop + i - window / 2;
                 if (at < 0) at = -at;
                 if (at >= n_samples) at = 2 * (n_samples - 1) - at;
-                windowed[static_cast<std::size_t>(i)] = hann_[static_cast<std::size_t>(i)] * static_cast<double>(samples[static_cast<std::size_t>(at)]);
+                windowed[static_cast<std::size_t>(i)] =
+                    hann_[static_cast<std::size_t>(i)] *
+                    static_cast<double>(samples[static_cast<std::size_t>(at)]);
             }
             power_spectrum(windowed.data(), power.data());
             for (std::size_t band = 0; band < bands_.size(); ++band) {
                 double energy = 0;
                 for (std::size_t i = 0; i < bands_[band].weights.size(); ++i) {
-                    energy += bands_[band].weights[i] * power[static_cast<std::size_t>(bands_[band].first_bin) + i];
+                    energy +=
+                        bands_[band].weights[i] * power[static_cast<std::size_t>(bands_[band].first_bin) + i];
                 }
-                out[band * frames + static_cast<std::size_t>(frame)] = static_cast<float>(std::log10(std::max(energy, 1e-10)));
+                out[band * frames + static_cast<std::size_t>(frame)] =
+                    static_cast<float>(std::log10(std::max(energy, 1e-10)));
             }
         }
     });

@@ -8,9 +8,10 @@
 
 namespace chatllm {
 
-// Log-mel spectrogram as Whisper's feature extractor computes it (ENGINE facts: STFT of 400 points with a hop of 160,
-// periodic Hann window, reflected ends, power, Slaney mel bands from 0 to 8,000 Hz, log10 clipped 8 below the clip's
-// maximum). Computed in double precision: a quiet band beside a loud one loses its digits in single.
+// Log-mel spectrogram as Whisper's feature extractor computes it (ENGINE facts: STFT of 400 points with a hop
+// of 160, periodic Hann window, reflected ends, power, Slaney mel bands from 0 to 8,000 Hz, log10 clipped 8
+// below the clip's maximum). Computed in double precision: a quiet band beside a loud one loses its digits in
+// single.
 class LogMel {
 public:
     static constexpr int sample_rate = 16000;
@@ -37,8 +38,8 @@ private:
     void power_spectrum(const double *frame, double *power) const;
 
     int n_bands_;
-    std::vector<double> hann_;       // [window]
-    std::vector<Complex> rotations_; // [window]: exp(-2 pi i k / window)
+    std::vector<double> hann_;        // [window]
+    std::vector<Complex> rotations_;  // [window]: exp(-2 pi i k / window)
     std::vector<Band> bands_;
 };
 

@@ -30,7 +30,8 @@ std::uint16_t u16(std::span<const std::byte> bytes, std::size_t at) {
 
 Format read_format(ByteReader &reader, std::size_t n_bytes) {
     const std::size_t at = reader.position();
-    if (n_bytes < 16) reader.fail("fmt chunk", at, "has " + std::to_string(n_bytes) + " bytes, fewer than 16");
+    if (n_bytes < 16)
+        reader.fail("fmt chunk", at, "has " + std::to_string(n_bytes) + " bytes, fewer than 16");
     const auto chunk = reader.take(n_bytes, "fmt chunk");
     Format format{u16(chunk, 0), u16(chunk, 2), u16(chunk, 14)};
     // The extensible form keeps the encoding in the first bytes of a GUID.
@@ -38,15 +39,18 @@ Format read_format(ByteReader &reader, std::size_t n_bytes) {
     std::uint32_t rate;
     std::memcpy(&rate, chunk.data() + 4, sizeof(rate));
     if (rate != sample_rate) {
-        reader.fail("sample rate", at + 4, "is " + std::to_string(rate) + " Hz: resample the clip to 16000 Hz");
+        reader.fail("sample rate", at + 4,
+                    "is " + std::to_string(rate) + " Hz: resample the clip to 16000 Hz");
     }
     if (format.n_channels == 0) reader.fail("number of channels", at + 2, "is 0");
-    const bool known = (format.encoding == pcm && (format.bits == 16 || format.bits == 24 || format.bits == 32)) ||
-                       (format.encoding == ieee_float && format.bits == 32);
+    const bool known =
+        (format.encoding == pcm && (format.bits == 16 || format.bits == 24 || format.bits == 32)) ||
+        (format.encoding == ieee_float && format.bits == 32);
     if (!known) {
-        reader.fail("sample format", at, "is encoding " + std::to_string(format.encoding) + " with " +
-                                             std::to_string(format.bits) +
-                                             " bits: convert the clip to 16, 24 or 32-bit PCM or 32-bit float");
+        reader.fail("sample format", at,
+                    "is encoding " + std::to_string(format.encoding) + " with " +
+                        std::to_string(format.bits) +
+                        " bits: convert the clip to 16, 24 or 32-bit PCM or 32-bit float");
     }
     return format;
 }
@@ -76,14 +80,16 @@ Clip Clip::parse_wav(std::span<const std::byte> bytes, std::string_view name, st
     const auto is = [&](std::size_t at, std::string_view tag) {
         return bytes.size() >= at + 4 && std::memcmp(bytes.data() + at, tag.data(), 4) == 0;
     };
-    if (!is(0, "RIFF") || !is(8, "WAVE")) reader.fail("header", 0, "is not that of a RIFF WAVE file: convert the clip to 16 kHz WAV");
+    if (!is(0, "RIFF") || !is(8, "WAVE"))
+        reader.fail("header", 0, "is not that of a RIFF WAVE file: convert the clip to 16 kHz WAV");
     reader.seek(12, "header");
 
     Format format;
     std::span<const std::byte> data;
     for (int n_chunks = 0; data.empty(); ++n_chunks) {
         if (n_chunks == max_chunks) reader.fail("data chunk", "is not among the first 1000 chunks");
-        if (reader.remaining() < 8) reader.fail(format.n_channels == 0 ? "fmt chunk" : "data chunk", "is missing or empty");
+        if (reader.remaining() < 8)
+            reader.fail(format.n_channels == 0 ? "fmt chunk" : "data chunk", "is missing or empty");
         const std::string_view tag = reader.text(4, "chunk name");
         std::size_t n_bytes = reader.u32("chunk size");
         if (tag == "fmt ") {
@@ -105,9 +111,10 @@ Clip Clip::parse_wav(std::span<const std::byte> bytes, std::string_view name, st
     if (n_frames == 0) reader.fail("data chunk", "holds no sample");
 
     if (n_frames > max_samples) {
-        reader.fail("data chunk", "holds " + std::to_string(n_frames / sample_rate) + " s, more than the " +
-                                      std::to_string(max_samples / sample_rate) +
-                                      " s that fit into the context: cut the clip or raise the context length");
+        reader.fail("data chunk",
+                    "holds " + std::to_string(n_frames / sample_rate) + " s, more than the " +
+                        std::to_string(max_samples / sample_rate) +
+                        " s that fit into the context: cut the clip or raise the context length");
     }
 
     Clip clip;
@@ -118,7 +125,8 @@ Clip Clip::parse_wav(std::span<const std::byte> bytes, std::string_view name, st
     float peak = 0;
     for (std::size_t i = 0; i < n_frames; ++i) {
         float sum = 0;
-        for (std::size_t c = 0; c < format.n_channels; ++c) sum += sample_at(data.data() + i * frame_bytes + c * sample_bytes, format);
+        for (std::size_t c = 0; c < format.n_channels; ++c)
+            sum += sample_at(data.data() + i * frame_bytes + c * sample_bytes, format);
         samples[i] = sum / static_cast<float>(format.n_channels);
         if (!std::isfinite(samples[i])) reader.fail("sample " + std::to_string(i), "is not a finite number");
         peak = std::max(peak, std::fabs(samples[i]));

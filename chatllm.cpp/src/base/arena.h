@@ -10,8 +10,9 @@
 
 namespace chatllm {
 
-// Hands out aligned pieces of one block. Without a block it only adds up what would be needed, so that the same
-// layout function first measures and then places:  build_arena(purpose, [&](ArenaCursor &a) { x = a.take<float>(n); })
+// Hands out aligned pieces of one block. Without a block it only adds up what would be needed, so that the
+// same layout function first measures and then places:  build_arena(purpose, [&](ArenaCursor &a) { x =
+// a.take<float>(n); })
 class ArenaCursor {
 public:
     explicit ArenaCursor(std::byte *base) : base_(base) {}
@@ -20,7 +21,8 @@ public:
     template <typename T> T *take(std::size_t count) {
         static_assert(std::is_trivial_v<T>);
         constexpr std::size_t limit = std::numeric_limits<std::size_t>::max() / 2;
-        if (count > (limit - used_) / sizeof(T)) throw Error("out of memory: a buffer larger than the address space");
+        if (count > (limit - used_) / sizeof(T))
+            throw Error("out of memory: a buffer larger than the address space");
         auto *place = base_ == nullptr ? nullptr : reinterpret_cast<T *>(base_ + used_);
         used_ += (count * sizeof(T) + alignment - 1) / alignment * alignment;
         return place;

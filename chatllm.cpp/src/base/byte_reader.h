@@ -35,7 +35,9 @@ public:
 
     // Throws Error("FILE: FIELD at offset N: REASON").
     [[noreturn]] void fail(std::string_view field, std::size_t offset, std::string_view reason) const;
-    [[noreturn]] void fail(std::string_view field, std::string_view reason) const { fail(field, position_, reason); }
+    [[noreturn]] void fail(std::string_view field, std::string_view reason) const {
+        fail(field, position_, reason);
+    }
 
 private:
     template <typename T> T scalar(std::string_view field);

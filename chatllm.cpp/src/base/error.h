@@ -6,8 +6,8 @@
 
 namespace chatllm {
 
-// The one way in which the engine reports failure inside: a message that a user can act on. `api.cpp` turns it
-// into a status and an error line; nothing is thrown across the C interface.
+// The one way in which the engine reports failure inside: a message that a user can act on. `api.cpp` turns
+// it into a status and an error line; nothing is thrown across the C interface.
 class Error : public std::runtime_error {
 public:
     // One line whatever stands in the message: control characters, as a file's name may have, become '?'.

@@ -43,16 +43,26 @@ struct EscapedChar {
 EscapedChar read_escape(std::string_view text) {
     if (text.size() < 2) return {0, 0};
     switch (text[1]) {
-    case '"': return {'"', 2};
-    case '\\': return {'\\', 2};
-    case '/': return {'/', 2};
-    case 'b': return {'\b', 2};
-    case 'f': return {'\f', 2};
-    case 'n': return {'\n', 2};
-    case 'r': return {'\r', 2};
-    case 't': return {'\t', 2};
-    case 'u': break;
-    default: return {0, 0};
+    case '"':
+        return {'"', 2};
+    case '\\':
+        return {'\\', 2};
+    case '/':
+        return {'/', 2};
+    case 'b':
+        return {'\b', 2};
+    case 'f':
+        return {'\f', 2};
+    case 'n':
+        return {'\n', 2};
+    case 'r':
+        return {'\r', 2};
+    case 't':
+        return {'\t', 2};
+    case 'u':
+        break;
+    default:
+        return {0, 0};
     }
     const auto first = hex4(text.substr(2, 4));
     if (!first || is_low_surrogate(*first)) return {0, 0};
@@ -100,13 +110,20 @@ private:
         if (depth == max_depth) fail("nested deeper than " + std::to_string(max_depth) + " levels");
         if (at_end()) fail("the JSON document ends early");
         switch (peek()) {
-        case '{': return object(depth);
-        case '[': return array(depth);
-        case '"': return string();
-        case 't': return word("true");
-        case 'f': return word("false");
-        case 'n': return word("null");
-        default: return number();
+        case '{':
+            return object(depth);
+        case '[':
+            return array(depth);
+        case '"':
+            return string();
+        case 't':
+            return word("true");
+        case 'f':
+            return word("false");
+        case 'n':
+            return word("null");
+        default:
+            return number();
         }
     }
 
@@ -207,24 +224,36 @@ template <typename Put> void unescape(std::string_view quoted, Put &&put) {
 
 JsonKind kind_of(char first) {
     switch (first) {
-    case '{': return JsonKind::object;
-    case '[': return JsonKind::array;
-    case '"': return JsonKind::string;
+    case '{':
+        return JsonKind::object;
+    case '[':
+        return JsonKind::array;
+    case '"':
+        return JsonKind::string;
     case 't':
-    case 'f': return JsonKind::boolean;
-    case 'n': return JsonKind::null;
-    default: return JsonKind::number;
+    case 'f':
+        return JsonKind::boolean;
+    case 'n':
+        return JsonKind::null;
+    default:
+        return JsonKind::number;
     }
 }
 
 std::string_view kind_name(JsonKind kind) {
     switch (kind) {
-    case JsonKind::object: return "an object";
-    case JsonKind::array: return "an array";
-    case JsonKind::string: return "a string";
-    case JsonKind::boolean: return "true or false";
-    case JsonKind::null: return "null";
-    case JsonKind::number: break;
+    case JsonKind::object:
+        return "an object";
+    case JsonKind::array:
+        return "an array";
+    case JsonKind::string:
+        return "a string";
+    case JsonKind::boolean:
+        return "true or false";
+    case JsonKind::null:
+        return "null";
+    case JsonKind::number:
+        break;
     }
     return "a number";
 }

@@ -23,7 +23,7 @@ public:
 
     JsonKind kind() const;
     std::size_t raw_size() const { return value_.size(); }  // bytes in the document
-    std::int64_t as_int64() const;  // a number without fraction and exponent
+    std::int64_t as_int64() const;                          // a number without fraction and exponent
     double as_double() const;
     bool as_bool() const;
     std::string as_string() const;                // unescaped

@@ -43,7 +43,8 @@ AnonymousMap::AnonymousMap(std::size_t bytes, const char *purpose) : size_(bytes
     if (mapped == MAP_FAILED) {
         const int error = errno;
         size_ = 0;
-        throw Error("out of memory: " + std::to_string(bytes) + " bytes for the " + purpose + " (" + reason(error) +
+        throw Error("out of memory: " + std::to_string(bytes) + " bytes for the " + purpose + " (" +
+                    reason(error) +
                     "): free memory, raise the limit or use a smaller model or a shorter clip");
     }
     data_ = static_cast<std::byte *>(mapped);

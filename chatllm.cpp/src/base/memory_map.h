@@ -6,8 +6,8 @@
 
 namespace chatllm {
 
-// Anonymous pages straight from the kernel, zeroed, given back whole by the destructor. The engine's large buffers
-// come from here and never from malloc, which would keep what is freed.
+// Anonymous pages straight from the kernel, zeroed, given back whole by the destructor. The engine's large
+// buffers come from here and never from malloc, which would keep what is freed.
 class AnonymousMap {
 public:
     AnonymousMap() = default;
@@ -27,8 +27,9 @@ private:
     std::size_t size_ = 0;
 };
 
-// A whole regular file, mapped read-only. The descriptor is closed once the mapping stands. As with any mapped
-// file, truncating it while it is mapped faults the readers: replace model files by renaming, never in place.
+// A whole regular file, mapped read-only. The descriptor is closed once the mapping stands. As with any
+// mapped file, truncating it while it is mapped faults the readers: replace model files by renaming, never in
+// place.
 class FileMap {
 public:
     // Throws Error naming the file when it is missing, unreadable, not a regular file or empty.

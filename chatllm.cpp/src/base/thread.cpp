@@ -19,7 +19,8 @@ public:
     BlockedSignals() {
         sigset_t blocked;
         sigfillset(&blocked);
-        for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS}) sigdelset(&blocked, fault);
+        for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS})
+            sigdelset(&blocked, fault);
         pthread_sigmask(SIG_SETMASK, &blocked, &before_);
     }
     ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
@@ -45,8 +46,9 @@ Thread::Thread(void (*call)(void *context, int index), void *context, int index)
         if (error == 0) error = pthread_create(&thread_, &attributes, enter, this);
         pthread_attr_destroy(&attributes);
     }
-    if (error != 0) throw Error("out of memory or of threads: cannot start one (" + std::generic_category().message(error) +
-                    "): raise the limit or use fewer threads");
+    if (error != 0)
+        throw Error("out of memory or of threads: cannot start one (" +
+                    std::generic_category().message(error) + "): raise the limit or use fewer threads");
 }
 
 Thread::~Thread() { pthread_join(thread_, nullptr); }

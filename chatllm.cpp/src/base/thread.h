@@ -6,8 +6,8 @@
 
 namespace chatllm {
 
-// A joined thread on a stack of our own. std::thread's stack and state go back to caches of the C library, which keep
-// them; this one's go back to the system.
+// A joined thread on a stack of our own. std::thread's stack and state go back to caches of the C library,
+// which keep them; this one's go back to the system.
 class Thread {
 public:
     // Runs call(context, index). Throws Error when the system refuses; neither may `call` throw.

@@ -72,7 +72,8 @@ void ThreadPool::run_job(int n_chunks, Job job) {
     epoch_.fetch_add(1, std::memory_order_release);
     epoch_.notify_all();
     work_on_claimed_chunks(0);
-    for (auto done = n_done_.load(std::memory_order_acquire); done != n;) done = wait_for_change(n_done_, done);
+    for (auto done = n_done_.load(std::memory_order_acquire); done != n;)
+        done = wait_for_change(n_done_, done);
     check_abort();
 }
 
@@ -82,11 +83,13 @@ void ThreadPool::work_on_claimed_chunks(int thread) {
         const auto n = static_cast<std::uint32_t>(claims >> 32);
         const auto next = static_cast<std::uint32_t>(claims);
         if (next >= n) return;
-        if (!claims_.compare_exchange_weak(claims, claims + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
+        if (!claims_.compare_exchange_weak(claims, claims + 1, std::memory_order_acq_rel,
+                                           std::memory_order_acquire)) {
             continue;
         }
         // An aborted job still counts its chunks, so that its end is seen.
-        if (!aborted_.load(std::memory_order_relaxed)) job_.call(job_.context, static_cast<int>(next), thread);
+        if (!aborted_.load(std::memory_order_relaxed))
+            job_.call(job_.context, static_cast<int>(next), thread);
         if (n_done_.fetch_add(1, std::memory_order_acq_rel) + 1 == n) n_done_.notify_one();
         claims = claims_.load(std::memory_order_acquire);
     }

@@ -12,9 +12,9 @@ namespace chatllm {
 
 // Threads owned by one session. The calling thread works too, so a pool of one starts no thread.
 //
-// A job is a number of chunks, claimed one by one by whoever is free; which thread computes a chunk never changes
-// its result. The caller waits only for chunks that somebody has claimed, so a thread that a busy neighbour keeps
-// off its core costs its share and does not hold up the job.
+// A job is a number of chunks, claimed one by one by whoever is free; which thread computes a chunk never
+// changes its result. The caller waits only for chunks that somebody has claimed, so a thread that a busy
+// neighbour keeps off its core costs its share and does not hold up the job.
 class ThreadPool {
 public:
     // Starts n_threads - 1 threads. Throws Error when the system refuses.
@@ -25,11 +25,13 @@ public:
 
     int size() const { return static_cast<int>(threads_.size()) + 1; }
 
-    // Calls work(chunk, thread) for every chunk in [0, n_chunks), thread in [0, size()). `work` must not throw.
-    // Throws Aborted, after the chunks in flight are done, once abort() has been called.
+    // Calls work(chunk, thread) for every chunk in [0, n_chunks), thread in [0, size()). `work` must not
+    // throw. Throws Aborted, after the chunks in flight are done, once abort() has been called.
     template <typename Work> void run(int n_chunks, Work &&work) {
         using Callable = std::remove_reference_t<Work>;
-        run_job(n_chunks, {[](void *context, int chunk, int thread) { (*static_cast<Callable *>(context))(chunk, thread); },
+        run_job(n_chunks, {[](void *context, int chunk, int thread) {
+                               (*static_cast<Callable *>(context))(chunk, thread);
+                           },
                            const_cast<void *>(static_cast<const void *>(std::addressof(work)))});
     }
 
@@ -50,8 +52,8 @@ private:
     void worker(int thread);
     void stop();
 
-    // Upper half: chunks in the current job; lower half: the next one to be claimed. A successful exchange claims a
-    // chunk of whatever job is current, and keeps that job alive until the chunk is done.
+    // Upper half: chunks in the current job; lower half: the next one to be claimed. A successful exchange
+    // claims a chunk of whatever job is current, and keeps that job alive until the chunk is done.
     std::atomic<std::uint64_t> claims_{0};
     std::atomic<std::uint32_t> n_done_{0};
     std::atomic<std::uint32_t> epoch_{0};

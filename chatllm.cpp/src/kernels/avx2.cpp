@@ -1,5 +1,6 @@
-// AVX2 with FMA and F16C. Compiled with flags of its own, so nothing here may use an inline function of the standard
-// library: the linker could keep the copy that this file makes of it, for processors without AVX2 too.
+// AVX2 with FMA and F16C. Compiled with flags of its own, so nothing here may use an inline function of the
+// standard library: the linker could keep the copy that this file makes of it, for processors without AVX2
+// too.
 
 #include "kernels/kernels.h"
 
@@ -29,8 +30,8 @@ __m256i first_lanes(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-// exp(x) by 2^n * exp(r), |r| <= ln 2 / 2, with a polynomial of degree six; relative error below 3e-7. Arguments
-// under -87 give 0, over 88 the value at 88.
+// exp(x) by 2^n * exp(r), |r| <= ln 2 / 2, with a polynomial of degree six; relative error below 3e-7.
+// Arguments under -87 give 0, over 88 the value at 88.
 __m256 exponential(__m256 x) {
     const __m256 too_small = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_LT_OQ);
     x = _mm256_min_ps(x, _mm256_set1_ps(88.0f));
@@ -46,7 +47,8 @@ __m256 exponential(__m256 x) {
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    const __m256i power =
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
     return _mm256_andnot_ps(too_small, _mm256_mul_ps(p, _mm256_castsi256_ps(power)));
 }
 
@@ -67,8 +69,8 @@ __m256 error_function(__m256 x) {
 }
 
 // Dot products of every one of R rows with every one of T tokens, eight columns at a time.
-template <int R, int T>
-void dot_tile(const float *w, Size w_stride, const float *x, Size x_stride, int n_cols, float *out, Size out_stride) {
+template <int R, int T> void dot_tile(const float *w, Size w_stride, const float *x, Size x_stride,
+                                      int n_cols, float *out, Size out_stride) {
     __m256 sums[R][T];
     for (int r = 0; r < R; ++r) {
         for (int t = 0; t < T; ++t) sums[r][t] = _mm256_setzero_ps();
@@ -93,13 +95,13 @@ void dot_tile(const float *w, Size w_stride, const float *x, Size x_stride, int 
         }
     }
     for (int r = 0; r < R; ++r) {
-        for (int t = 0; t < T; ++t) out[static_cast<Size>(t) * out_stride + static_cast<Size>(r)] = sum_lanes(sums[r][t]);
+        for (int t = 0; t < T; ++t)
+            out[static_cast<Size>(t) * out_stride + static_cast<Size>(r)] = sum_lanes(sums[r][t]);
     }
 }
 
-template <int R>
-void dot_rows(const float *w, Size w_stride, const float *x, Size x_stride, int n_tokens, int n_cols, float *out,
-              Size out_stride) {
+template <int R> void dot_rows(const float *w, Size w_stride, const float *x, Size x_stride, int n_tokens,
+                               int n_cols, float *out, Size out_stride) {
     int t = 0;
     for (; t + 3 <= n_tokens; t += 3) {
         const auto at = static_cast<Size>(t);
@@ -111,8 +113,8 @@ void dot_rows(const float *w, Size w_stride, const float *x, Size x_stride, int 
     }
 }
 
-void gemm_f32(const float *w, Size w_stride, int n_rows, const float *x, Size x_stride, int n_tokens, int n_cols,
-              float *out, Size out_stride) {
+void gemm_f32(const float *w, Size w_stride, int n_rows, const float *x, Size x_stride, int n_tokens,
+              int n_cols, float *out, Size out_stride) {
     int r = 0;
     for (; r + 4 <= n_rows; r += 4) {
         const auto at = static_cast<Size>(r);
@@ -124,8 +126,8 @@ void gemm_f32(const float *w, Size w_stride, int n_rows, const float *x, Size x_
     }
 }
 
-// One block of 32 products, summed into eight 32-bit lanes. They cannot overflow, and a single holds them exactly:
-// 4 * 128 * 32767 < 2^24.
+// One block of 32 products, summed into eight 32-bit lanes. They cannot overflow, and a single holds them
+// exactly: 4 * 128 * 32767 < 2^24.
 __m256i block_products(const __m256i w[2], const std::int16_t *x) {
     const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x));
     const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x + 16));
@@ -138,9 +140,8 @@ float dot(const float *a, const float *b, int n) {
     return result;
 }
 
-template <bool Offsets, int R, int T>
-void quant_tile(const QuantRows &w, Size row, const QuantActivations &x, Size token, int n_cols, float *out,
-                Size out_stride) {
+template <bool Offsets, int R, int T> void quant_tile(const QuantRows &w, Size row, const QuantActivations &x,
+                                                      Size token, int n_cols, float *out, Size out_stride) {
     const auto n = static_cast<Size>(n_cols);
     const Size n_blocks = n / quant_block;
     __m256 sums[R][T];
@@ -168,35 +169,36 @@ void quant_tile(const QuantRows &w, Size row, const QuantActivations &x, Size to
         for (Size r = 0; r < R; ++r) {
             float sum = sum_lanes(sums[r][t]);
             if (Offsets) {
-                sum += dot(w.offsets + (row + r) * n_blocks, x.sums + (token + t) * n_blocks, static_cast<int>(n_blocks));
+                sum += dot(w.offsets + (row + r) * n_blocks, x.sums + (token + t) * n_blocks,
+                           static_cast<int>(n_blocks));
             }
             out[(token + t) * out_stride + row + r] = sum;
         }
     }
 }
 
-template <bool Offsets, int R>
-void quant_rows(const QuantRows &w, Size row, const QuantActivations &x, int n_tokens, int n_cols, float *out,
-                Size out_stride) {
+template <bool Offsets, int R> void quant_rows(const QuantRows &w, Size row, const QuantActivations &x,
+                                               int n_tokens, int n_cols, float *out, Size out_stride) {
     int t = 0;
     for (; t + 4 <= n_tokens; t += 4) {
         quant_tile<Offsets, R, 4>(w, row, x, static_cast<Size>(t), n_cols, out, out_stride);
     }
-    for (; t < n_tokens; ++t) quant_tile<Offsets, R, 1>(w, row, x, static_cast<Size>(t), n_cols, out, out_stride);
+    for (; t < n_tokens; ++t)
+        quant_tile<Offsets, R, 1>(w, row, x, static_cast<Size>(t), n_cols, out, out_stride);
 }
 
-template <bool Offsets>
-void quant_gemm(const QuantRows &w, int n_rows, const QuantActivations &x, int n_tokens, int n_cols, float *out,
-                Size out_stride) {
+template <bool Offsets> void quant_gemm(const QuantRows &w, int n_rows, const QuantActivations &x,
+                                        int n_tokens, int n_cols, float *out, Size out_stride) {
     int r = 0;
     for (; r + 2 <= n_rows; r += 2) {
         quant_rows<Offsets, 2>(w, static_cast<Size>(r), x, n_tokens, n_cols, out, out_stride);
     }
-    for (; r < n_rows; ++r) quant_rows<Offsets, 1>(w, static_cast<Size>(r), x, n_tokens, n_cols, out, out_stride);
+    for (; r < n_rows; ++r)
+        quant_rows<Offsets, 1>(w, static_cast<Size>(r), x, n_tokens, n_cols, out, out_stride);
 }
 
-void gemm_quants(const QuantRows &w, int n_rows, const QuantActivations &x, int n_tokens, int n_cols, float *out,
-                 Size out_stride) {
+void gemm_quants(const QuantRows &w, int n_rows, const QuantActivations &x, int n_tokens, int n_cols,
+                 float *out, Size out_stride) {
     if (w.offsets != nullptr) {
         quant_gemm<true>(w, n_rows, x, n_tokens, n_cols, out, out_stride);
     } else {
@@ -216,7 +218,8 @@ void quantise_row(const float *x, int n, std::int16_t *quants, float *scales, fl
         __m256i q[4];
         for (int i = 0; i < 4; ++i) {
             // NaN becomes -32767 by the order of the operands, as in the scalar table.
-            __m256 scaled = _mm256_round_ps(_mm256_mul_ps(v[i], inverse), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+            __m256 scaled =
+                _mm256_round_ps(_mm256_mul_ps(v[i], inverse), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
             scaled = _mm256_max_ps(scaled, _mm256_set1_ps(-32767.0f));
             q[i] = _mm256_cvtps_epi32(_mm256_min_ps(scaled, _mm256_set1_ps(32767.0f)));
         }
@@ -287,14 +290,15 @@ void unpack_q4_k(const std::byte *row, int n, std::int8_t *quants, float *scales
 void pack_f16(const float *x, int n, std::uint16_t *out) {
     int i = 0;
     for (; i + 8 <= n; i += 8) {
-        const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        const __m128i halves =
+            _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
         _mm_storeu_si128(reinterpret_cast<__m128i *>(out + i), halves);
     }
     for (; i < n; ++i) out[i] = _cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-// Runs `vector` on eight floats at a time, the last ones through a padded copy, so that an element's result does not
-// depend on its place.
+// Runs `vector` on eight floats at a time, the last ones through a padded copy, so that an element's result
+// does not depend on its place.
 template <typename Vector> void for_each_eight(float *y, int n, const Vector &vector) {
     int i = 0;
     for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, vector(_mm256_loadu_ps(y + i), i));

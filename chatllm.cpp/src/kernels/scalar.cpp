@@ -26,7 +26,8 @@ std::uint16_t f32_to_f16(float value) {
     if (magnitude > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u);
     if (magnitude >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u);
     if (magnitude < 0x38800000u) {
-        // Adding 0.5 puts the last bit of a subnormal half at the last bit of a single: the sum rounds to even.
+        // Adding 0.5 puts the last bit of a subnormal half at the last bit of a single: the sum rounds to
+        // even.
         const float rounded = std::bit_cast<float>(magnitude) + 0.5f;
         return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(rounded) - 0x3f000000u));
     }
@@ -44,8 +45,8 @@ float read_f16(const std::byte *at) {
 
 int to_int(std::byte b) { return std::to_integer<int>(b); }
 
-void gemm_f32(const float *w, std::size_t w_stride, int n_rows, const float *x, std::size_t x_stride, int n_tokens,
-              int n_cols, float *out, std::size_t out_stride) {
+void gemm_f32(const float *w, std::size_t w_stride, int n_rows, const float *x, std::size_t x_stride,
+              int n_tokens, int n_cols, float *out, std::size_t out_stride) {
     for (int t = 0; t < n_tokens; ++t) {
         const float *xt = x + static_cast<std::size_t>(t) * x_stride;
         for (int r = 0; r < n_rows; ++r) {
@@ -57,8 +58,8 @@ void gemm_f32(const float *w, std::size_t w_stride, int n_rows, const float *x, 
     }
 }
 
-void gemm_quants(const QuantRows &w, int n_rows, const QuantActivations &x, int n_tokens, int n_cols, float *out,
-                 std::size_t out_stride) {
+void gemm_quants(const QuantRows &w, int n_rows, const QuantActivations &x, int n_tokens, int n_cols,
+                 float *out, std::size_t out_stride) {
     const auto n = static_cast<std::size_t>(n_cols);
     const std::size_t n_blocks = n / quant_block;
     for (std::size_t t = 0; t < static_cast<std::size_t>(n_tokens); ++t) {
@@ -90,7 +91,9 @@ void quantise_row(const float *x, int n, std::int16_t *quants, float *scales, fl
         for (int i = 0; i < quant_block; ++i) {
             // The clamp also gives a defined value to infinities and NaN from hostile weights.
             const float rounded = std::nearbyintf(block[i] * inverse);
-            const int quant = rounded >= 32767.0f ? 32767 : rounded > -32767.0f ? static_cast<int>(rounded) : -32767;
+            const int quant = rounded >= 32767.0f   ? 32767
+                              : rounded > -32767.0f ? static_cast<int>(rounded)
+                                                    : -32767;
             quants[b * quant_block + i] = static_cast<std::int16_t>(quant);
             sum += quant;
         }
@@ -134,9 +137,10 @@ void unpack_q8_0(const std::byte *row, int n, std::int8_t *quants, float *scales
     }
 }
 
-// A super-block of 256: eight blocks of 32, each with a 6-bit scale and a 6-bit minimum, both in units of an f16.
-// Scales and minima 0 to 3 are the low six bits of bytes 0 to 3 and 4 to 7; those of 4 to 7 have their low four bits
-// in bytes 8 to 11 (scale low half, minimum high half) and their upper two on top of bytes 0 to 7.
+// A super-block of 256: eight blocks of 32, each with a 6-bit scale and a 6-bit minimum, both in units of an
+// f16. Scales and minima 0 to 3 are the low six bits of bytes 0 to 3 and 4 to 7; those of 4 to 7 have their
+// low four bits in bytes 8 to 11 (scale low half, minimum high half) and their upper two on top of bytes 0
+// to 7.
 void unpack_q4_k(const std::byte *row, int n, std::int8_t *quants, float *scales, float *offsets) {
     constexpr int super_block = 256;
     for (int s = 0; s < n / super_block; ++s, row += 144) {

@@ -24,8 +24,8 @@ struct KeyValueTile {
     std::size_t value_stride;
 };
 
-// Softmax attention in tiles of keys, with the running maximum and sum of Milakov and Gimelshein (2018), so that its
-// memory does not grow with the context.
+// Softmax attention in tiles of keys, with the running maximum and sum of Milakov and Gimelshein (2018), so
+// that its memory does not grow with the context.
 class Attention {
 public:
     static constexpr int tile_keys = 64;  // divides the blocks of the KV cache
@@ -39,11 +39,12 @@ public:
         shape_ = shape;
     }
 
-    // q, out: [n_queries, n_heads * head_width]. Query i sees the keys [0, n_keys(i)); n_keys is at least 1 and does
-    // not decrease with i. load(kv_head, first, count, key_scratch, value_scratch) returns a KeyValueTile; the
-    // scratches hold tile_keys rows of head_width.
-    template <typename Count, typename Load>
-    void run(Compute &compute, const float *q, int n_queries, const Count &n_keys, const Load &load, float *out) const {
+    // q, out: [n_queries, n_heads * head_width]. Query i sees the keys [0, n_keys(i)); n_keys is at least 1
+    // and does not decrease with i. load(kv_head, first, count, key_scratch, value_scratch) returns a
+    // KeyValueTile; the scratches hold tile_keys rows of head_width.
+    template <typename Count, typename Load> void run(Compute &compute, const float *q, int n_queries,
+                                                      const Count &n_keys, const Load &load,
+                                                      float *out) const {
         const int n_blocks = (n_queries + query_block - 1) / query_block;
         compute.pool().run(n_blocks * shape_.n_kv_heads, [&](int chunk, int thread) {
             const int first = chunk / shape_.n_kv_heads * query_block;
@@ -57,8 +58,8 @@ private:
     static constexpr int query_block = 16;
 
     template <typename Count, typename Load>
-    void run_block(const Kernels &kernels, const float *q, int first, int count, int kv_head, const Count &n_keys,
-                   const Load &load, float *out, float *scratch) const {
+    void run_block(const Kernels &kernels, const float *q, int first, int count, int kv_head,
+                   const Count &n_keys, const Load &load, float *out, float *scratch) const {
         const int width = shape_.head_width;
         const int group = shape_.n_heads / shape_.n_kv_heads;
         const auto stride = static_cast<std::size_t>(shape_.n_heads) * static_cast<std::size_t>(width);

@@ -5,10 +5,11 @@
 namespace chatllm {
 namespace {
 
-constexpr int most_tile_rows = 16;                        // enough to pay for the loop around them
+constexpr int most_tile_rows = 16;                            // enough to pay for the loop around them
 constexpr std::size_t scratch_budget = std::size_t{1} << 20;  // of a thread; about what its cache holds
-constexpr int batch_tokens = 256;                         // multiplied with a tile of rows in one chunk
-constexpr std::int64_t chunk_products = std::int64_t{1} << 24;  // of one chunk: some 20 ms in scalar code, for abort
+constexpr int batch_tokens = 256;                             // multiplied with a tile of rows in one chunk
+constexpr std::int64_t chunk_products = std::int64_t{1}
+                                        << 24;  // of one chunk: some 20 ms in scalar code, for abort
 
 constexpr std::size_t tile_row_bytes(std::size_t widest_row) {
     return widest_row * (sizeof(float) + 1) + 2 * sizeof(float) * (widest_row / quant_block);
@@ -78,12 +79,17 @@ void Compute::unpack_quants(const Tensor &weight, int row, const Scratch &tile, 
     float *scales = tile.scales + at / quant_block;
     float *offsets = tile.offsets + at / quant_block;
     switch (weight.type) {
-    case TensorType::q4_0: return kernels_.unpack_q4_0(packed, n, quants, scales);
-    case TensorType::q4_1: return kernels_.unpack_q4_1(packed, n, quants, scales, offsets);
-    case TensorType::q4_k: return kernels_.unpack_q4_k(packed, n, quants, scales, offsets);
-    case TensorType::q8_0: return kernels_.unpack_q8_0(packed, n, quants, scales);
+    case TensorType::q4_0:
+        return kernels_.unpack_q4_0(packed, n, quants, scales);
+    case TensorType::q4_1:
+        return kernels_.unpack_q4_1(packed, n, quants, scales, offsets);
+    case TensorType::q4_k:
+        return kernels_.unpack_q4_k(packed, n, quants, scales, offsets);
+    case TensorType::q8_0:
+        return kernels_.unpack_q8_0(packed, n, quants, scales);
     case TensorType::f32:
-    case TensorType::f16: return;
+    case TensorType::f16:
+        return;
     }
 }
 
@@ -101,11 +107,14 @@ void Compute::multiply_rows(const Tensor &weight, int first, int last, const Act
         const int n_rows = std::min(tile_rows_, last - row);
         if (weight.type == TensorType::f16) {
             for (int r = 0; r < n_rows; ++r) {
-                kernels_.unpack_f16(weight.row(row + r), n_cols, tile.values + static_cast<std::size_t>(r) * stride);
+                kernels_.unpack_f16(weight.row(row + r), n_cols,
+                                    tile.values + static_cast<std::size_t>(r) * stride);
             }
-            kernels_.gemm_f32(tile.values, stride, n_rows, x.values, stride, x.n, n_cols, out + row, out_stride);
+            kernels_.gemm_f32(tile.values, stride, n_rows, x.values, stride, x.n, n_cols, out + row,
+                              out_stride);
         } else {
-            for (int r = 0; r < n_rows; ++r) unpack_quants(weight, row + r, tile, static_cast<std::size_t>(r));
+            for (int r = 0; r < n_rows; ++r)
+                unpack_quants(weight, row + r, tile, static_cast<std::size_t>(r));
             const QuantRows rows{tile.quants, tile.scales, has_offsets(weight.type) ? tile.offsets : nullptr};
             kernels_.gemm_quants(rows, n_rows, x.quants, x.n, n_cols, out + row, out_stride);
         }
@@ -117,7 +126,8 @@ void Compute::linear(const Tensor &weight, const float *bias, const Activations 
     const auto stride = static_cast<std::size_t>(n_rows);
     // Some eight chunks a thread even out their speeds; whole tiles keep the unpacking cheap.
     const std::int64_t row_products = std::int64_t{std::min(x.n, batch_tokens)} * x.n_cols;
-    const auto most = static_cast<int>(std::clamp<std::int64_t>(chunk_products / row_products, tile_rows_, 16 * tile_rows_));
+    const auto most = static_cast<int>(
+        std::clamp<std::int64_t>(chunk_products / row_products, tile_rows_, 16 * tile_rows_));
     const int step = std::clamp(n_rows / (8 * pool_.size()), tile_rows_, most) / tile_rows_ * tile_rows_;
     const int n_row_chunks = (n_rows + step - 1) / step;
     const int n_batches = (x.n + batch_tokens - 1) / batch_tokens;
@@ -130,7 +140,8 @@ void Compute::linear(const Tensor &weight, const float *bias, const Activations 
         multiply_rows(weight, first, last, batch, batch_out, stride, thread);
         if (bias == nullptr) return;
         for (int t = 0; t < batch.n; ++t) {
-            kernels_.add(batch_out + static_cast<std::size_t>(t) * stride + first, bias + first, last - first);
+            kernels_.add(batch_out + static_cast<std::size_t>(t) * stride + first, bias + first,
+                         last - first);
         }
     });
 }

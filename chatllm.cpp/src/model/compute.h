@@ -35,8 +35,8 @@ struct QuantBuffers {
     void layout(ArenaCursor &arena, std::size_t n, std::size_t n_cols);
 };
 
-// What carries out the arithmetic of a session: one table of kernels, one pool of threads, scratch for each thread.
-// Results depend on the table only, never on the number of threads or on how rows are batched.
+// What carries out the arithmetic of a session: one table of kernels, one pool of threads, scratch for each
+// thread. Results depend on the table only, never on the number of threads or on how rows are batched.
 class Compute {
 public:
     // `widest_row` is the longest row of any weight matrix.

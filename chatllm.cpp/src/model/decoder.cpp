@@ -65,7 +65,8 @@ Decoder::Workspace::Workspace(const Decoder &decoder, int n, int n_threads) {
         sines_ = arena.take<float>(product(n, config.head_width / 2));
         logits_ = arena.take<float>(static_cast<std::size_t>(config.vocab_size));
         if (decoder.quantised_) {
-            quants_.layout(arena, static_cast<std::size_t>(n), static_cast<std::size_t>(decoder.widest_row()));
+            quants_.layout(arena, static_cast<std::size_t>(n),
+                           static_cast<std::size_t>(decoder.widest_row()));
         }
         attention_.layout(arena, {config.n_heads, config.n_kv_heads, config.head_width}, n_threads);
     });
@@ -84,10 +85,11 @@ std::span<const float> Decoder::run(Compute &compute, KvCache &cache, Workspace 
     }
     for (int layer = 0; layer < config_.n_layers; ++layer) run_layer(compute, cache, work, layer, first, n);
     if (!want_logits) return {};
-    compute.kernels().rms_norm(work.x_ + product(n - 1, config_.width), final_norm_, config_.norm_epsilon, config_.width,
-                               work.normed_);
+    compute.kernels().rms_norm(work.x_ + product(n - 1, config_.width), final_norm_, config_.norm_epsilon,
+                               config_.width, work.normed_);
     const bool quantise = traits(output_->type).quantised;
-    compute.linear(*output_, nullptr, compute.prepare(work.normed_, 1, config_.width, quantise, work.quants_), work.logits_);
+    compute.linear(*output_, nullptr, compute.prepare(work.normed_, 1, config_.width, quantise, work.quants_),
+                   work.logits_);
     return {work.logits_, static_cast<std::size_t>(config_.vocab_size)};
 }
 
@@ -113,7 +115,8 @@ void Decoder::norm_and_rotate(Compute &compute, const Workspace &work, const flo
     });
 }
 
-void Decoder::run_layer(Compute &compute, KvCache &cache, Workspace &work, int layer, int first, int n) const {
+void Decoder::run_layer(Compute &compute, KvCache &cache, Workspace &work, int layer, int first,
+                        int n) const {
     const Kernels &kernels = compute.kernels();
     const Layer &weights = layers_[static_cast<std::size_t>(layer)];
     const int width = config_.width;
@@ -122,7 +125,8 @@ void Decoder::run_layer(Compute &compute, KvCache &cache, Workspace &work, int l
     const auto normalise = [&](const float *norm) {
         compute.for_ranges(n, 8, [&](int begin, int end, int) {
             for (int t = begin; t < end; ++t) {
-                kernels.rms_norm(work.x_ + product(t, width), norm, config_.norm_epsilon, width, work.normed_ + product(t, width));
+                kernels.rms_norm(work.x_ + product(t, width), norm, config_.norm_epsilon, width,
+                                 work.normed_ + product(t, width));
             }
         });
     };
@@ -158,7 +162,8 @@ void Decoder::run_layer(Compute &compute, KvCache &cache, Workspace &work, int l
             return KeyValueTile{keys, stride, values, stride};
         },
         work.attended_);
-    compute.linear(*weights.output, nullptr, prepare(work.attended_, config_.n_heads * head_width), work.normed_);
+    compute.linear(*weights.output, nullptr, prepare(work.attended_, config_.n_heads * head_width),
+                   work.normed_);
     add_residual(work.normed_);
 
     normalise(weights.ffn_norm);

@@ -15,7 +15,8 @@ class Decoder {
 public:
     static constexpr int max_batch = 256;  // positions computed together
 
-    // Takes the weights from the file, which must outlive the decoder. Throws Error on a missing or misshapen tensor.
+    // Takes the weights from the file, which must outlive the decoder. Throws Error on a missing or misshapen
+    // tensor.
     explicit Decoder(const ModelFile &file);
 
     // Buffers of one context for batches of up to `n` positions, n <= max_batch.
@@ -47,9 +48,11 @@ public:
     int widest_row() const;
     // The embedding of a token, id in [0, vocab_size). [width]
     void embed(Compute &compute, int id, float *out) const { compute.unpack_row(*embedding_, id, out); }
-    // Runs the n embeddings in the workspace at positions [first, first + n), whose room in the cache is reserved.
-    // With `want_logits`, returns those of the last position, valid until the next call. [vocab_size]
-    std::span<const float> run(Compute &compute, KvCache &cache, Workspace &work, int first, int n, bool want_logits) const;
+    // Runs the n embeddings in the workspace at positions [first, first + n), whose room in the cache is
+    // reserved. With `want_logits`, returns those of the last position, valid until the next call.
+    // [vocab_size]
+    std::span<const float> run(Compute &compute, KvCache &cache, Workspace &work, int first, int n,
+                               bool want_logits) const;
 
 private:
     struct Layer {
@@ -62,7 +65,8 @@ private:
 
     void run_layer(Compute &compute, KvCache &cache, Workspace &work, int layer, int first, int n) const;
     // Normalises and rotates the heads of n rows, in place. [n, n_heads, head_width]
-    void norm_and_rotate(Compute &compute, const Workspace &work, const float *norm, int n_heads, int n, float *rows) const;
+    void norm_and_rotate(Compute &compute, const Workspace &work, const float *norm, int n_heads, int n,
+                         float *rows) const;
 
     TextConfig config_;
     const Tensor *embedding_;

@@ -20,16 +20,16 @@ constexpr int halved_thrice(int n) { return halved(halved(halved(n))); }
 }  // namespace
 
 struct Encoder::Workspace {
-    float *conv[2];      // [positions, channels] of the convolution before and the one after
-    float *patches;      // per thread [position_tile, channels * 9]
-    float *columns;      // [n_tokens, channels * conv_bands]
-    float *x;            // [n_tokens, width]
-    float *normed;       // [n_tokens, width]
-    float *query;        // [n_tokens, width], and likewise
+    float *conv[2];  // [positions, channels] of the convolution before and the one after
+    float *patches;  // per thread [position_tile, channels * 9]
+    float *columns;  // [n_tokens, channels * conv_bands]
+    float *x;        // [n_tokens, width]
+    float *normed;   // [n_tokens, width]
+    float *query;    // [n_tokens, width], and likewise
     float *key;
     float *value;
     float *attended;
-    float *ffn;          // [n_tokens, ffn_width]
+    float *ffn;  // [n_tokens, ffn_width]
     QuantBuffers quants;
     Attention attention;
 };
@@ -73,7 +73,8 @@ Encoder::Encoder(const ModelFile &file) : config_(file.audio()), text_width_(fil
     positions_.resize(product(chunk_tokens, width));
     for (int t = 0; t < chunk_tokens; ++t) {
         for (int j = 0; j < half; ++j) {
-            const float timescale = std::exp(-std::log(10000.0f) / static_cast<float>(half - 1) * static_cast<float>(j));
+            const float timescale =
+                std::exp(-std::log(10000.0f) / static_cast<float>(half - 1) * static_cast<float>(j));
             const float angle = static_cast<float>(t) * timescale;
             positions_[product(t, width) + static_cast<std::size_t>(j)] = std::sin(angle);
             positions_[product(t, width) + static_cast<std::size_t>(half + j)] = std::cos(angle);
@@ -98,7 +99,8 @@ void Encoder::run(Compute &compute, const float *mel, int n_frames, bool whole_c
     const int chunk_frames = config_.chunk_frames;
     const int conv_bands = halved_thrice(config_.n_mel_bands);
     const int column_width = channels * conv_bands;
-    const int segment_frames = whole_clip ? (n_frames + chunk_frames - 1) / chunk_frames * chunk_frames : config_.window_frames;
+    const int segment_frames =
+        whole_clip ? (n_frames + chunk_frames - 1) / chunk_frames * chunk_frames : config_.window_frames;
     const int most_tokens = std::min(n_tokens(segment_frames), n_tokens(n_frames));
     const auto most = static_cast<std::size_t>(most_tokens);
     const int n_threads = compute.pool().size();
@@ -108,7 +110,8 @@ void Encoder::run(Compute &compute, const float *mel, int n_frames, bool whole_c
         const int height = halved(config_.n_mel_bands);
         const int columns = halved(chunk_frames);
         work.conv[0] = arena.take<float>(product(height, columns) * static_cast<std::size_t>(channels));
-        work.conv[1] = arena.take<float>(product(halved(height), halved(columns)) * static_cast<std::size_t>(channels));
+        work.conv[1] =
+            arena.take<float>(product(halved(height), halved(columns)) * static_cast<std::size_t>(channels));
         work.patches = arena.take<float>(product(n_threads * position_tile, channels * n_taps));
         work.columns = arena.take<float>(most * static_cast<std::size_t>(column_width));
         for (float **rows : {&work.x, &work.normed, &work.query, &work.key, &work.value, &work.attended}) {
@@ -135,15 +138,16 @@ void Encoder::run(Compute &compute, const float *mel, int n_frames, bool whole_c
         }
         linear({conv_out_, nullptr}, work.columns, n, work.x);
         for (int t = 0; t < n; ++t) {
-            compute.kernels().add(work.x + product(t, width), positions_.data() + product(t % chunk_tokens, width), width);
+            compute.kernels().add(work.x + product(t, width),
+                                  positions_.data() + product(t % chunk_tokens, width), width);
         }
         if (trace) embedded.insert(embedded.end(), work.x, work.x + product(n, width));
 
         for (const Layer &layer : layers_) run_layer(compute, layer, work, n);
 
         for (int t = 0; t < n; ++t) {
-            compute.kernels().layer_norm(work.x + product(t, width), final_norm_.weight, final_norm_.bias, norm_epsilon,
-                                         width, work.normed + product(t, width));
+            compute.kernels().layer_norm(work.x + product(t, width), final_norm_.weight, final_norm_.bias,
+                                         norm_epsilon, width, work.normed + product(t, width));
         }
         linear(projector_[0], work.normed, n, work.query);
         compute.for_ranges(n, 8, [&](int first, int last, int) {
@@ -155,8 +159,8 @@ void Encoder::run(Compute &compute, const float *mel, int n_frames, bool whole_c
     trace.show("enc_in", embedded.data(), {n_tokens(n_frames), width});
 }
 
-void Encoder::convolve_chunk(Compute &compute, Workspace &work, const float *mel, int n_frames, int first_frame,
-                             float *columns) const {
+void Encoder::convolve_chunk(Compute &compute, Workspace &work, const float *mel, int n_frames,
+                             int first_frame, float *columns) const {
     const Kernels &kernels = compute.kernels();
     const int channels = config_.conv_channels;
     int height = config_.n_mel_bands;  // of the input of each convolution
@@ -184,7 +188,9 @@ void Encoder::convolve_chunk(Compute &compute, Workspace &work, const float *mel
                     if (stage == 0) {
                         // Frames behind the end of the clip are zero in the normalised domain.
                         const int frame = first_frame + x;
-                        row[tap] = inside && frame < n_frames ? mel[product(y, n_frames) + static_cast<std::size_t>(frame)] : 0.0f;
+                        row[tap] = inside && frame < n_frames
+                                       ? mel[product(y, n_frames) + static_cast<std::size_t>(frame)]
+                                       : 0.0f;
                     } else if (inside) {
                         const float *source = input + product(y * width + x, channels);
                         for (int c = 0; c < channels; ++c) row[c * n_taps + tap] = source[c];
@@ -196,8 +202,10 @@ void Encoder::convolve_chunk(Compute &compute, Workspace &work, const float *mel
             const int count = last - first;
             float *out = output + product(first, channels);
             const Activations activations{patches, {nullptr, nullptr, nullptr}, count, patch};
-            compute.multiply_rows(*convolution.weight, 0, channels, activations, out, static_cast<std::size_t>(channels), thread);
-            for (int t = 0; t < count; ++t) kernels.add(out + product(t, channels), convolution.bias, channels);
+            compute.multiply_rows(*convolution.weight, 0, channels, activations, out,
+                                  static_cast<std::size_t>(channels), thread);
+            for (int t = 0; t < count; ++t)
+                kernels.add(out + product(t, channels), convolution.bias, channels);
             kernels.gelu(out, count * channels);
         });
         height = out_height;
@@ -210,7 +218,9 @@ void Encoder::convolve_chunk(Compute &compute, Workspace &work, const float *mel
     for (int t = 0; t < n_valid; ++t) {
         for (int band = 0; band < height; ++band) {
             const float *source = output + product(band * width + t, channels);
-            for (int c = 0; c < channels; ++c) columns[product(t, channels * height) + product(c, height) + static_cast<std::size_t>(band)] = source[c];
+            for (int c = 0; c < channels; ++c)
+                columns[product(t, channels * height) + product(c, height) + static_cast<std::size_t>(band)] =
+                    source[c];
         }
     }
 }

@@ -10,20 +10,23 @@ namespace chatllm {
 
 // The audio encoder: log-mel to rows that stand in for embeddings in the decoder's prompt.
 //
-// The mel is cut into chunks that pass alone through three strided convolutions; the resulting tokens attend to each
-// other within windows (or, by option, within the whole clip); a projector of two layers ends in the decoder's width.
+// The mel is cut into chunks that pass alone through three strided convolutions; the resulting tokens attend
+// to each other within windows (or, by option, within the whole clip); a projector of two layers ends in the
+// decoder's width.
 class Encoder {
 public:
-    // Takes the weights from the file, which must outlive the encoder. Throws Error on a missing or misshapen tensor.
+    // Takes the weights from the file, which must outlive the encoder. Throws Error on a missing or misshapen
+    // tensor.
     explicit Encoder(const ModelFile &file);
 
     // The longest row of any of its matrices.
     int widest_row() const;
     // Tokens that a mel of n_frames yields.
     int n_tokens(int n_frames) const;
-    // mel: [n_mel_bands, n_frames]; out: [n_tokens(n_frames), decoder width]. With `whole_clip`, attention has no
-    // windows. Workspace is taken for the call and returned with it.
-    void run(Compute &compute, const float *mel, int n_frames, bool whole_clip, float *out, const Trace &trace) const;
+    // mel: [n_mel_bands, n_frames]; out: [n_tokens(n_frames), decoder width]. With `whole_clip`, attention
+    // has no windows. Workspace is taken for the call and returned with it.
+    void run(Compute &compute, const float *mel, int n_frames, bool whole_clip, float *out,
+             const Trace &trace) const;
 
 private:
     struct Affine {
@@ -42,7 +45,8 @@ private:
     };
     struct Workspace;
 
-    void convolve_chunk(Compute &compute, Workspace &work, const float *mel, int n_frames, int first_frame, float *columns) const;
+    void convolve_chunk(Compute &compute, Workspace &work, const float *mel, int n_frames, int first_frame,
+                        float *columns) const;
     void run_layer(Compute &compute, const Layer &layer, Workspace &work, int n_tokens) const;
 
     AudioConfig config_;

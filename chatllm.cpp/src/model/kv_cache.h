@@ -9,8 +9,8 @@
 
 namespace chatllm {
 
-// Keys and values of every layer in half precision, in blocks of positions that are mapped as the context grows: its
-// memory follows the tokens in use, and nothing is copied when it grows.
+// Keys and values of every layer in half precision, in blocks of positions that are mapped as the context
+// grows: its memory follows the tokens in use, and nothing is copied when it grows.
 class KvCache {
 public:
     static constexpr int block_positions = 256;
@@ -22,7 +22,8 @@ public:
     // Makes room for `n` positions. Throws Error when the system refuses memory; what is there stays.
     void reserve(int n) {
         while (static_cast<int>(blocks_.size()) * block_positions < n) {
-            blocks_.emplace_back(n_layers_ * 2 * block_positions * width_ * sizeof(std::uint16_t), "KV cache");
+            blocks_.emplace_back(n_layers_ * 2 * block_positions * width_ * sizeof(std::uint16_t),
+                                 "KV cache");
         }
     }
     // Gives all memory back.

@@ -14,13 +14,15 @@ constexpr std::size_t max_name_bytes = 256;
 constexpr std::size_t max_tensors = 65536;
 constexpr std::size_t max_metadata_bytes = std::size_t{16} << 20;
 constexpr std::size_t max_languages = 256;
-constexpr std::size_t max_label_bytes = 512;  // of a model's or a language's name, as it stands in the metadata
+constexpr std::size_t max_label_bytes =
+    512;  // of a model's or a language's name, as it stands in the metadata
 
-int checked(const ByteReader &reader, std::string_view field, std::size_t offset, std::int64_t value, int least,
-            int most) {
+int checked(const ByteReader &reader, std::string_view field, std::size_t offset, std::int64_t value,
+            int least, int most) {
     if (value < least || value > most) {
-        reader.fail(field, offset, "is " + std::to_string(value) + ", must be " + std::to_string(least) + " to " +
-                                       std::to_string(most));
+        reader.fail(field, offset,
+                    "is " + std::to_string(value) + ", must be " + std::to_string(least) + " to " +
+                        std::to_string(most));
     }
     return static_cast<int>(value);
 }
@@ -84,7 +86,8 @@ Tensor read_tensor(ByteReader &reader) {
     const std::string field = "tensor " + printable(tensor.name);
 
     const std::size_t n_dims_at = reader.position();
-    tensor.n_dims = checked(reader, field + " number of dimensions", n_dims_at, reader.i32(field), 1, max_dims);
+    tensor.n_dims =
+        checked(reader, field + " number of dimensions", n_dims_at, reader.i32(field), 1, max_dims);
     // No type stores more than two elements a byte, so more cannot be behind the shape.
     const std::uint64_t most_elements = std::uint64_t{reader.size()} * 2;
     std::uint64_t n_elements = 1;
@@ -107,8 +110,9 @@ Tensor read_tensor(ByteReader &reader) {
     const auto row_length = tensor.dims[static_cast<std::size_t>(tensor.n_dims - 1)];
     if (row_length % type_traits->block != 0) {
         reader.fail(field + " type", type_at,
-                    "is " + std::string(type_traits->name) + " with blocks of " + std::to_string(type_traits->block) +
-                        ", but rows have " + std::to_string(row_length) + " elements");
+                    "is " + std::string(type_traits->name) + " with blocks of " +
+                        std::to_string(type_traits->block) + ", but rows have " + std::to_string(row_length) +
+                        " elements");
     }
 
     const std::size_t padding_at = reader.position();
@@ -118,7 +122,8 @@ Tensor read_tensor(ByteReader &reader) {
     padding.seek(padding_at, field);
     for (const std::byte b : padding.take(n_padding, field)) {
         if (b != std::byte{0}) {
-            reader.fail(field + " padding", padding_at, "is not zero: the tensor is misaligned or the file corrupt");
+            reader.fail(field + " padding", padding_at,
+                        "is not zero: the tensor is misaligned or the file corrupt");
         }
     }
 
@@ -135,41 +140,50 @@ ModelFile::ModelFile(const std::string &path) : path_(path), map_(path) {
     ByteReader reader(map_.bytes(), path_);
     const auto magic = reader.text(std::min<std::size_t>(4, reader.size()), "magic");
     if (magic != "ggmm") {
-        reader.fail("magic", 0, "is '" + printable(magic) + "', not 'ggmm': not a chatllm.cpp model file (make one "
-                                "from a checkpoint with: python -m asrswitch models convert)");
+        reader.fail("magic", 0,
+                    "is '" + printable(magic) +
+                        "', not 'ggmm': not a chatllm.cpp model file (make one "
+                        "from a checkpoint with: python -m asrswitch models convert)");
     }
     const std::uint32_t version = reader.u32("container version");
-    if (version != 1) reader.fail("container version", 4, "is " + std::to_string(version) + ", only 1 is known");
+    if (version != 1)
+        reader.fail("container version", 4, "is " + std::to_string(version) + ", only 1 is known");
     const std::size_t type_at = reader.u32("offset of the model type");
     const std::size_t vocabulary_at = reader.u32("offset of the vocabulary");
     const std::size_t tensors_at = reader.u32("offset of the tensors");
     const std::size_t metadata_at = reader.position();
     if (type_at < metadata_at) reader.fail("offset of the model type", 8, "points back into the header");
-    if (type_at - metadata_at > max_metadata_bytes) reader.fail("offset of the model type", 8, "leaves over 16 MiB of metadata");
+    if (type_at - metadata_at > max_metadata_bytes)
+        reader.fail("offset of the model type", 8, "leaves over 16 MiB of metadata");
     if (vocabulary_at < type_at || vocabulary_at - type_at != 8 + config_bytes) {
-        reader.fail("offset of the vocabulary", 12, "does not lie " + std::to_string(8 + config_bytes) +
-                                                        " bytes behind the model type");
+        reader.fail("offset of the vocabulary", 12,
+                    "does not lie " + std::to_string(8 + config_bytes) + " bytes behind the model type");
     }
-    if (tensors_at < vocabulary_at) reader.fail("offset of the tensors", 16, "points back before the vocabulary");
+    if (tensors_at < vocabulary_at)
+        reader.fail("offset of the tensors", 16, "points back before the vocabulary");
 
     std::string_view metadata = reader.text(type_at - metadata_at, "metadata");
     while (!metadata.empty() && metadata.back() == '\0') metadata.remove_suffix(1);
 
     const std::int32_t type = reader.i32("model type");
     if (type != qwen3_asr_type) {
-        reader.fail("model type", type_at, "is " + std::to_string(type) + ", not Qwen3-ASR (" +
-                                               std::to_string(qwen3_asr_type) + "): this engine runs no other model");
+        reader.fail("model type", type_at,
+                    "is " + std::to_string(type) + ", not Qwen3-ASR (" + std::to_string(qwen3_asr_type) +
+                        "): this engine runs no other model");
     }
     const std::int32_t file_version = reader.i32("model-file version");
-    if (file_version != 1) reader.fail("model-file version", type_at + 4, "is " + std::to_string(file_version) + ", only 1 is known");
+    if (file_version != 1)
+        reader.fail("model-file version", type_at + 4,
+                    "is " + std::to_string(file_version) + ", only 1 is known");
     read_config(reader);
     const auto tokenizer_config = read_metadata(metadata);
 
     reader.seek(vocabulary_at, "offset of the vocabulary");
     tokenizer_ = Tokenizer::read(reader, tokenizer_config, text_.vocab_size);
     if (reader.position() != tensors_at) {
-        reader.fail("offset of the tensors", 16, "is " + std::to_string(tensors_at) + ", but the merges end at " +
-                                                     std::to_string(reader.position()));
+        reader.fail("offset of the tensors", 16,
+                    "is " + std::to_string(tensors_at) + ", but the merges end at " +
+                        std::to_string(reader.position()));
     }
     read_tensors(reader);
 }
@@ -192,7 +206,8 @@ void ModelFile::read_config(ByteReader &reader) {
     const std::size_t kv_heads_at = reader.position();
     text_.n_kv_heads = integer("config num_key_value_heads", 1, 1024);
     if (text_.n_heads % text_.n_kv_heads != 0) {
-        reader.fail("config num_key_value_heads", kv_heads_at, "does not divide the number of attention heads");
+        reader.fail("config num_key_value_heads", kv_heads_at,
+                    "does not divide the number of attention heads");
     }
     const std::size_t head_dim_at = reader.position();
     text_.head_width = integer("config head_dim", 2, 1024);
@@ -204,7 +219,8 @@ void ModelFile::read_config(ByteReader &reader) {
     }
     const std::size_t yarn_at = reader.position();
     if (reader.f32("config yarn factor") > 0) {
-        reader.fail("config yarn factor", yarn_at, "asks for YaRN, which no Qwen3-ASR model uses and this engine lacks");
+        reader.fail("config yarn factor", yarn_at,
+                    "asks for YaRN, which no Qwen3-ASR model uses and this engine lacks");
     }
     skip("config yarn original length", 1);
     skip("config of experts", 6);
@@ -228,12 +244,15 @@ std::optional<JsonView> ModelFile::read_metadata(std::string_view json) {
     audio_.conv_channels = encoder.integer("downsample_hidden_size", 1, 1 << 14);
     audio_.chunk_frames = 2 * encoder.integer("n_window", 4, 200);
     audio_.window_frames = encoder.integer("n_window_infer", audio_.chunk_frames, 12000);
-    if (audio_.width % audio_.n_heads != 0) encoder.fail("encoder_attention_heads", "does not divide d_model");
+    if (audio_.width % audio_.n_heads != 0)
+        encoder.fail("encoder_attention_heads", "does not divide d_model");
     if (audio_.width % 2 != 0) encoder.fail("d_model", "is odd");
-    if (audio_.window_frames % audio_.chunk_frames != 0) encoder.fail("n_window_infer", "is no multiple of 2 * n_window");
+    if (audio_.window_frames % audio_.chunk_frames != 0)
+        encoder.fail("n_window_infer", "is no multiple of 2 * n_window");
 
     const auto decoder = thinker.section("text_config");
-    text_.norm_epsilon = decoder.has("rms_norm_eps") ? static_cast<float>(decoder.real("rms_norm_eps", 0, 1)) : 1e-6f;
+    text_.norm_epsilon =
+        decoder.has("rms_norm_eps") ? static_cast<float>(decoder.real("rms_norm_eps", 0, 1)) : 1e-6f;
 
     if (root.has("preprocessor_config.json")) {
         const auto features = root.section("preprocessor_config.json");
@@ -264,7 +283,8 @@ std::optional<JsonView> ModelFile::read_metadata(std::string_view json) {
 
 void ModelFile::read_tensors(ByteReader &reader) {
     while (!reader.at_end()) {
-        if (tensors_.size() == max_tensors) reader.fail("tensors", "are more than " + std::to_string(max_tensors));
+        if (tensors_.size() == max_tensors)
+            reader.fail("tensors", "are more than " + std::to_string(max_tensors));
         tensors_.push_back(read_tensor(reader));
     }
     tensors_.shrink_to_fit();
@@ -273,14 +293,16 @@ void ModelFile::read_tensors(ByteReader &reader) {
     const auto same_name = [](const Tensor &a, const Tensor &b) { return a.name == b.name; };
     const auto twin = std::adjacent_find(tensors_.begin(), tensors_.end(), same_name);
     if (twin != tensors_.end()) {
-        const auto offset = static_cast<std::size_t>(std::max(twin->data, std::next(twin)->data) - map_.bytes().data());
+        const auto offset =
+            static_cast<std::size_t>(std::max(twin->data, std::next(twin)->data) - map_.bytes().data());
         reader.fail("tensor " + printable(twin->name), offset, "is there twice");
     }
 }
 
 const Tensor *ModelFile::find(std::string_view name) const {
-    const auto at = std::lower_bound(tensors_.begin(), tensors_.end(), name,
-                                     [](const Tensor &tensor, std::string_view wanted) { return tensor.name < wanted; });
+    const auto at =
+        std::lower_bound(tensors_.begin(), tensors_.end(), name,
+                         [](const Tensor &tensor, std::string_view wanted) { return tensor.name < wanted; });
     return at != tensors_.end() && at->name == name ? &*at : nullptr;
 }
 

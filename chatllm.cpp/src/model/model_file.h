@@ -15,7 +15,7 @@ namespace chatllm {
 
 // Sizes of the audio encoder, from the metadata's config.json.
 struct AudioConfig {
-    int width;          // d_model
+    int width;  // d_model
     int n_layers;
     int n_heads;
     int ffn_width;
@@ -28,13 +28,13 @@ struct AudioConfig {
 // Sizes of the text decoder, from the binary config.
 struct TextConfig {
     int vocab_size;
-    int width;          // hidden_size
+    int width;  // hidden_size
     int n_layers;
     int n_heads;
     int n_kv_heads;
-    int head_width;     // head_dim
-    int ffn_width;      // intermediate_size
-    int max_length;     // longest context in tokens
+    int head_width;  // head_dim
+    int ffn_width;   // intermediate_size
+    int max_length;  // longest context in tokens
     float rope_theta;
     float norm_epsilon;
 };

@@ -10,12 +10,18 @@ const TypeTraits *find_type(std::int32_t number) {
     static constexpr TypeTraits q8_0{"q8_0", 32, 34, true};
     static constexpr TypeTraits q4_k{"q4_K", 256, 144, true};
     switch (static_cast<TensorType>(number)) {
-    case TensorType::f32: return &f32;
-    case TensorType::f16: return &f16;
-    case TensorType::q4_0: return &q4_0;
-    case TensorType::q4_1: return &q4_1;
-    case TensorType::q8_0: return &q8_0;
-    case TensorType::q4_k: return &q4_k;
+    case TensorType::f32:
+        return &f32;
+    case TensorType::f16:
+        return &f16;
+    case TensorType::q4_0:
+        return &q4_0;
+    case TensorType::q4_1:
+        return &q4_1;
+    case TensorType::q8_0:
+        return &q8_0;
+    case TensorType::q4_k:
+        return &q4_k;
     }
     return nullptr;
 }

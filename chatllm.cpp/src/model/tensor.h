@@ -13,7 +13,7 @@ enum class TensorType : std::int32_t { f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q8_
 
 struct TypeTraits {
     std::string_view name;
-    int block;        // elements that are stored together, along the last dimension
+    int block;  // elements that are stored together, along the last dimension
     int block_bytes;
     bool quantised;
 };

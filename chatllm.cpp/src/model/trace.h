@@ -10,7 +10,8 @@ namespace chatllm {
 // Shows tensors from inside a run to whoever asked for them, in tests against reference implementations.
 class Trace {
 public:
-    using Sink = std::function<void(const char *name, const float *data, const std::int64_t *shape, int n_dims)>;
+    using Sink =
+        std::function<void(const char *name, const float *data, const std::int64_t *shape, int n_dims)>;
 
     Trace() = default;
     explicit Trace(Sink sink) : sink_(std::move(sink)) {}
