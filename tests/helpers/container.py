@@ -1,6 +1,7 @@
-"""Reading `.bin` model files back, and rewriting one with its weights dequantised; for tests only.
+"""Reading `.bin` model files back, and rewriting them with weights of another type; for tests only.
 
-Written from the description of the format alone, and apart from the writer, so that it can vouch for it.
+The reader is written from the description of the format alone, apart from the writer, so that it can vouch
+for it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from asrswitch.convert.quantise import TensorType, encode, stored_type
 
 F32, F16, Q4_0, Q4_1, Q8_0 = 0, 1, 2, 3, 8
 _BLOCKS = {F32: (1, 4), F16: (1, 2), Q4_0: (32, 18), Q4_1: (32, 20), Q8_0: (32, 34)}
@@ -139,18 +142,24 @@ def _halves(columns: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(columns.copy().view("<f2"), np.float32)
 
 
-def dequantise(source: Path, target: Path) -> None:
-    """Rewrite the model file `source` as `target`: every tensor as f32, with its blocks' values."""
+def rewrite(source: Path, target: Path, type: TensorType) -> None:
+    """Write the model file `source` again as `target`, its matrices as `type` of their blocks' values."""
     container = read_container(source)
     model_at = struct.unpack_from("<I", container.head, 8)[0]
     head = bytearray(container.head)
-    struct.pack_into("<i", head, model_at + 8, F32)
+    struct.pack_into("<i", head, model_at + 8, type)
     with target.open("wb") as file:
         file.write(head)
         for name, tensor in container.tensors.items():
             raw = name.encode()
             shape = tensor.shape
+            stored = stored_type(shape, type)
             file.write(struct.pack("<i", len(raw)) + raw)
-            file.write(struct.pack(f"<{len(shape) + 2}i", len(shape), *shape, F32))
+            file.write(struct.pack(f"<{len(shape) + 2}i", len(shape), *shape, stored))
             file.write(bytes(-file.tell() % 16))
-            file.write(tensor.values().astype("<f4").tobytes())
+            file.write(encode(tensor.values().astype(np.float32), stored).tobytes())
+
+
+def dequantise(source: Path, target: Path) -> None:
+    """Rewrite a model file with every tensor as f32."""
+    rewrite(source, target, TensorType.F32)
