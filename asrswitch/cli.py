@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import io
 import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
 from asrswitch import __version__, audio
-from asrswitch.errors import AsrSwitchError, UsageError
+from asrswitch.errors import AsrSwitchError, LogError, UsageError, printable
 from asrswitch.native.locate import VARIABLE, find_library
 from asrswitch.plan import (
     DEFAULT_MAX_NEW_TOKENS,
@@ -29,16 +32,15 @@ from asrswitch.plan import (
     make_plan,
 )
 from asrswitch.records import LogWriter, TornLineWarning, read_log
-from asrswitch.report.console import RunProgress, render_schedule, render_summary
+from asrswitch.report.console import RunProgress, render_schedule, render_summary, show
 from asrswitch.runner import Runner
 from asrswitch.schedule import make_schedule
 from asrswitch.stats.verdict import Word
 from asrswitch.summary import Summary, summarise
-from asrswitch.worker_process import StoppedError, StopSignals
+from asrswitch.worker_process import StopSignals
 
 _PLAIN_WIDTH = 160
 _FAILURE, _LEAK, _INCONCLUSIVE = 1, 3, 4
-_TYPES = ("f32", "f16", "q8_0", "q4_0", "q4_1")
 
 _DESCRIPTION = (
     "Switch between speech models again and again; measure what it costs and whether the memory comes back."
@@ -49,25 +51,85 @@ other commands (each has its own --help):
   python -m asrswitch models convert HF_DIR OUT.bin --type T   a model file from a checkpoint
 
 examples:
-  python -m asrswitch --iters 50 python -m asrswitch --iters 200 --model small=s.bin --model large=l.bin
-  --audio a.flac --reference @a.txt --check
+  python -m asrswitch --iters 50
+  python -m asrswitch --iters 200 --model small=s.bin --model large=l.bin --check
+  python -m asrswitch --iters 20 --audio a.flac --reference @a.txt
 
 environment: INFERENCE_THREADS, CONTEXT_LENGTH, ASR_LANGUAGE and {VARIABLE} are used where the option is
-absent. exit codes: 0 done, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C; with --check 3 leak, 4
-inconclusive.
+absent.
+exit codes: 0 done, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM; with --check 3
+leak, 4 inconclusive.
 """
 
 
+class _Output(io.TextIOBase):
+    """Standard output, which may be closed, full, or go away while a run goes on.
+
+    The first failure is kept in ``error``, and what would follow it is dropped: a display that nobody sees is
+    no reason to end a measurement.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.error = None if stream else OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def write(self, text: str) -> int:
+        if self._stream and not self.error:
+            with self._noting_failure():
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        if self._stream and not self.error:
+            with self._noting_failure():
+                self._stream.flush()
+
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        assert self._stream
+        try:
+            yield
+        except OSError as error:
+            self.error = error
+            # What is still buffered goes to nowhere when the process ends.
+            with Path(os.devnull).open("w") as nothing:
+                os.dup2(nothing.fileno(), self._stream.fileno())
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; errors become one line on stderr."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    output = _Output(sys.stdout)
+    with contextlib.redirect_stdout(output):
+        code = _answer(list(sys.argv[1:] if argv is None else argv))
+    output.flush()
+    if output.error:
+        message = f"standard output: cannot be written ({output.error.strerror})"
+        print(f"asrswitch: {message}; `report RUN_DIR` prints a run's tables", file=sys.stderr)
+        return code or _FAILURE
+    return code
+
+
+def _answer(words: Sequence[str]) -> int:
     commands = {"report": _report, "models": _models}
     try:
+        _check_text(words)
         if words and words[0] in commands:
             return commands[words[0]](words[1:])
         return _run(words)
@@ -75,13 +137,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _FAILURE
+    except SystemExit as done:  # after --help and --version
+        return int(done.code or 0)
+
+
+def _check_text(words: Sequence[str]) -> None:
+    """Refuse names that the log, which is JSON, could not hold."""
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:
+        raise UsageError("the current directory is gone; change to one that is there") from None
+    for word in [*words, here]:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{word}: not UTF-8; rename the file or directory") from None
 
 
 def _complain(error: AsrSwitchError) -> int:
-    print(f"asrswitch: {error}", file=sys.stderr)
+    print(f"asrswitch: {printable(str(error))}", file=sys.stderr)
     return error.exit_code
 
 
@@ -104,23 +178,23 @@ def _run(words: Sequence[str]) -> int:
     cycles = make_schedule(plan)
     console = _console()
     if given.dry_run:
-        console.print(render_schedule(plan, cycles))
+        show(console, render_schedule(plan, cycles))
         return 0
     library = find_library(given.library, os.environ)
-    stopped: StoppedError | None = None
+    ended_by: AsrSwitchError | None = None
     with tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch, StopSignals() as stop:
         clips = [audio.prepare(Path(clip.path), Path(scratch)) for clip in plan.clips]
         path = make_out_directory(plan.out) / LOG_NAME
         with LogWriter(path) as log, RunProgress(console, cycles) as progress:
             try:
                 Runner(plan, library, clips, log, stop, progress.observe).run(cycles)
-            except StoppedError as error:
-                stopped = error
-    summary = summarise(read_log(path))
-    console.print(render_summary(summary))
-    console.print(Text(f"log: {path}"))
-    if stopped:
-        return _complain(stopped)
+            except AsrSwitchError as error:
+                ended_by = error
+    if ended_by:
+        with contextlib.suppress(LogError):  # it may hold nothing at all
+            _show_run(console, path)
+        return _complain(ended_by)
+    summary = _show_run(console, path)
     return _exit_code(summary, check=given.check)
 
 
@@ -132,17 +206,24 @@ def _report(words: Sequence[str]) -> int:
     )
     given = parser.parse_args(words)
     path = given.run_dir if given.run_dir.is_file() else given.run_dir / LOG_NAME
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TornLineWarning)
-        summary = summarise(read_log(path))
-    console = _console()
-    console.print(render_summary(summary))
-    for warning in caught:
-        console.print(Text(f"warning: {warning.message}", style="yellow"))
+    summary = _show_run(_console(), path)
     return _exit_code(summary, check=True) if given.check else 0
 
 
+def _show_run(console: Console, path: Path) -> Summary:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TornLineWarning)
+        summary = summarise(read_log(path))
+    show(console, render_summary(summary))
+    parts = [Text(f"warning: {printable(str(warning.message))}", style="yellow") for warning in caught]
+    show(console, [*parts, Text(f"log: {printable(str(path))}")])
+    return summary
+
+
 def _models(words: Sequence[str]) -> int:
+    from asrswitch.convert import TYPES
+    from asrswitch.convert import convert as convert_checkpoint
+
     parser = _Parser(prog="python -m asrswitch models", description="Make model files.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="convert")
     convert = verbs.add_parser("convert", help="a .bin file from a Hugging Face checkpoint")
@@ -151,19 +232,19 @@ def _models(words: Sequence[str]) -> int:
     )
     convert.add_argument("output", metavar="OUT.bin", type=Path)
     convert.add_argument(
-        "--type", choices=_TYPES, default="q8_0", help="of the matrices (default %(default)s)"
+        "--type", choices=TYPES, default="q8_0", help="of the matrices (default %(default)s)"
     )
     given = parser.parse_args(words)
+    with contextlib.ExitStack() as stack:
+        progress = Progress(console=Console(stderr=True))
 
-    from asrswitch.convert import convert as convert_checkpoint
+        def show_progress(done: int, total: int, name: str) -> None:
+            if not progress.tasks:  # a bar only where there is something to convert
+                stack.enter_context(progress)
+                progress.add_task("")
+            progress.update(progress.task_ids[0], completed=done, total=total, description=name)
 
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("converting", total=None)
-
-        def show(done: int, total: int, name: str) -> None:
-            progress.update(task, completed=done, total=total, description=name)
-
-        convert_checkpoint(given.checkpoint, given.output, given.type, show)
+        convert_checkpoint(given.checkpoint, given.output, given.type, show_progress)
     return 0
 
 
@@ -209,7 +290,7 @@ def _run_parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="or @FILE, one a clip; default: .txt beside it",
     )
-    add("--language", metavar="NAME", help="force it: Chinese, zh, English, en, …")
+    add("--language", metavar="NAME", help="force it: Chinese, zh, English, en, and so on")
     add("--threads", type=int, metavar="N", help="default: the physical cores this process may use")
     add("--context", type=int, metavar="TOKENS", help="size of the KV cache; default: the model's")
     add(

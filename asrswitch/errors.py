@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """The text in one line: what is not printable (control characters, broken UTF-8) as escapes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in text
+    )
+
+
 class AsrSwitchError(Exception):
     """Something failed; the command ends with ``exit_code``."""
 

@@ -28,7 +28,7 @@ class Figures(msgspec.Struct, frozen=True):
     """Times in ms from the submission of the input; see the design's table for the definitions."""
 
     inference_ms: float
-    rtf: float
+    rtf: float | None  # None for a clip of no length
     callbacks: int
     text_callbacks: int
     characters: int
@@ -68,8 +68,9 @@ def figure_out(
         statistics: the engine's own statistics lines; token counts are taken from them where they are there.
 
     ``chars_per_s`` counts the characters that came after the first text callback, over the time from the
-    first to the last. ``tokens`` are the engine's count, or else the callbacks, and ``tokens_source`` says
-    which; they include the header's, so ``tokens_per_s`` runs from the first callback of any kind.
+    first to the last. ``tokens`` are the engine's count, or else the callbacks with text, and
+    ``tokens_source`` says which. ``tokens_per_s`` counts the callbacks of any kind after the first, over the
+    time from the first to the last: the engine's count has tokens that no callback shows, such as the last.
     """
     raw = "".join(text for _, text in pieces)
     begins = raw.index(HEADER_END) + len(HEADER_END) if HEADER_END in raw else 0
@@ -82,13 +83,12 @@ def figure_out(
         position += len(text)
         if characters > 0:
             carried.append((at, characters))
-    texts = [at for at, text in pieces if text]
     inference_ns = returned_ns - submitted_ns
     generated = _last_count(_GENERATED, statistics)
-    tokens = len(texts) if generated is None else generated
+    tokens = sum(bool(text) for _, text in pieces) if generated is None else generated
     return Figures(
         inference_ms=inference_ns / 1e6,
-        rtf=inference_ns / 1e9 / audio_s,
+        rtf=inference_ns / 1e9 / audio_s if audio_s > 0 else None,
         callbacks=len(pieces),
         text_callbacks=len(carried),
         characters=sum(characters for _, characters in carried),
@@ -97,7 +97,7 @@ def figure_out(
         chars_per_s=_rate(sum(n for _, n in carried[1:]), carried[0][0], carried[-1][0]) if carried else None,
         tokens=tokens or None,
         tokens_source=None if not tokens else "callbacks" if generated is None else "engine",
-        tokens_per_s=_rate(tokens - 1, texts[0], texts[-1]) if texts else None,
+        tokens_per_s=_rate(len(pieces) - 1, pieces[0][0], pieces[-1][0]) if pieces else None,
         prompt_tokens=_last_count(_PROMPT, statistics),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -12,13 +13,16 @@ from pathlib import Path
 import msgspec
 
 from asrswitch import machine
-from asrswitch.errors import UsageError
+from asrswitch.errors import UsageError, printable
 
 DEFAULT_MODELS = ("digits-small", "digits-large")
 DEFAULT_CLIP = "phone-zh.wav"
 DEFAULT_MAX_NEW_TOKENS = 512  # the official pipeline's
 DEFAULT_TIMEOUT_S = 600.0
 LOG_NAME = "run.jsonl"
+MOST_ITERATIONS = 1_000_000
+MOST_THREADS = 1_024
+MOST_TOKENS = 1 << 24
 
 # The languages that Qwen3-ASR knows. Checked here because some libraries silently ignore a name they do not
 # know.
@@ -44,6 +48,7 @@ class Model(msgspec.Struct, frozen=True):
 
     label: str
     path: str
+    bytes: int | None = None
 
 
 class Clip(msgspec.Struct, frozen=True):
@@ -51,6 +56,7 @@ class Clip(msgspec.Struct, frozen=True):
 
     path: str
     reference: str | None
+    bytes: int | None = None
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -92,11 +98,11 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
     Raises:
         UsageError: a value out of range, a missing or unreadable file, a label used twice.
     """
-    threads = _number("--threads", options.threads, "INFERENCE_THREADS", environ)
-    context = _number("--context", options.context, "CONTEXT_LENGTH", environ)
-    _at_least("--iters", options.iterations, 1)
-    _at_least("--max-new-tokens", options.max_new_tokens, 1)
-    if not options.timeout_s > 0:
+    threads = _number("--threads", options.threads, "INFERENCE_THREADS", environ, MOST_THREADS)
+    context = _number("--context", options.context, "CONTEXT_LENGTH", environ, MOST_TOKENS)
+    _check_range("--iters", options.iterations, MOST_ITERATIONS)
+    _check_range("--max-new-tokens", options.max_new_tokens, MOST_TOKENS)
+    if not (math.isfinite(options.timeout_s) and options.timeout_s > 0):
         raise UsageError(f"--timeout is {options.timeout_s:g}: give a number of seconds above 0")
     return Plan(
         models=_models(options.models),
@@ -104,7 +110,7 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
         iterations=options.iterations,
         threads=machine.physical_cores() if threads is None else threads,
         context=context,
-        language=_language(options.language or environ.get("ASR_LANGUAGE") or None),
+        language=_language(options.language, environ),
         strategy=Strategy(options.strategy),
         max_new_tokens=options.max_new_tokens,
         timeout_s=options.timeout_s,
@@ -130,8 +136,7 @@ def make_out_directory(out: str) -> Path:
 
 def _models(given: Sequence[str]) -> tuple[Model, ...]:
     if not given:
-        directory = resources.files("asrswitch") / "models"
-        given = [f"{label}={directory / label}.bin" for label in DEFAULT_MODELS]
+        return tuple(_embedded_model(label) for label in DEFAULT_MODELS)
     models: list[Model] = []
     for word in given:
         label, equals, path = word.partition("=")
@@ -139,8 +144,20 @@ def _models(given: Sequence[str]) -> tuple[Model, ...]:
             raise UsageError(f"--model {word}: write LABEL=PATH, for example small=models/small.bin")
         if any(model.label == label for model in models):
             raise UsageError(f"--model {word}: the label {label} is used twice; give each model its own")
-        models.append(Model(label, str(_readable(path, "--model"))))
+        if not label.isprintable():
+            raise UsageError(f"--model {printable(word)}: give it a label of printable characters")
+        file = _readable(path, "--model")
+        models.append(Model(label, str(file), file.stat().st_size))
     return tuple(models)
+
+
+def _embedded_model(label: str) -> Model:
+    file = Path(str(resources.files("asrswitch") / "models" / f"{label}.bin"))
+    if not file.is_file():
+        raise UsageError(
+            f"{file}: this installation lacks the embedded model; install again, or give --model LABEL=PATH"
+        )
+    return Model(label, str(file), file.stat().st_size)
 
 
 def _clips(audio: Sequence[str], references: Sequence[str]) -> tuple[Clip, ...]:
@@ -153,11 +170,13 @@ def _clips(audio: Sequence[str], references: Sequence[str]) -> tuple[Clip, ...]:
     for index, word in enumerate(paths):
         path = _readable(word, "--audio")
         reference = _reference(references[index]) if references else _text_beside(path)
-        clips.append(Clip(str(path), reference))
+        clips.append(Clip(str(path), reference, path.stat().st_size))
     return tuple(clips)
 
 
 def _reference(word: str) -> str:
+    if word == "@":
+        raise UsageError("--reference @: name a text file after the @")
     return _read_text(_readable(word[1:], "--reference")) if word.startswith("@") else word
 
 
@@ -183,7 +202,9 @@ def _readable(word: str, option: str) -> Path:
     return path
 
 
-def _number(option: str, given: int | None, variable: str, environ: Mapping[str, str]) -> int | None:
+def _number(
+    option: str, given: int | None, variable: str, environ: Mapping[str, str], largest: int
+) -> int | None:
     name, value = option, given
     if value is None and environ.get(variable):
         name = variable
@@ -192,21 +213,21 @@ def _number(option: str, given: int | None, variable: str, environ: Mapping[str,
         except ValueError:
             raise UsageError(f"{variable}={environ[variable]}: give a whole number, or unset it") from None
     if value is not None:
-        _at_least(name, value, 1)
+        _check_range(name, value, largest)
     return value
 
 
-def _at_least(name: str, value: int, smallest: int) -> None:
-    if value < smallest:
-        raise UsageError(f"{name} is {value}: give at least {smallest}")
+def _check_range(name: str, value: int, largest: int) -> None:
+    if not 1 <= value <= largest:
+        raise UsageError(f"{name} is {value}: give a number from 1 to {largest}")
 
 
-def _language(word: str | None) -> str | None:
-    if word is None:
+def _language(given: str | None, environ: Mapping[str, str]) -> str | None:
+    word = given or environ.get("ASR_LANGUAGE")
+    if not word:
         return None
     for code, name in LANGUAGES.items():
         if word.casefold() in (code, name.casefold()):
             return name
-    raise UsageError(
-        f"--language {word}: unknown; use one of {', '.join(LANGUAGES.values())}, or a code like zh"
-    )
+    source = f"--language {word}" if given else f"ASR_LANGUAGE={word}"
+    raise UsageError(f"{source}: unknown; use one of {', '.join(LANGUAGES.values())}, or a code like zh")

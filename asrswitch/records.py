@@ -31,6 +31,10 @@ class TornLineWarning(UserWarning):
     """The last line of a log was cut off, as when its writer is killed; it was left out."""
 
 
+class _Stamped(msgspec.Struct, frozen=True, kw_only=True):
+    at: str | None = None  # when it was written: wall clock, ISO 8601 with the offset from UTC
+
+
 class Malloc(msgspec.Struct, frozen=True):
     """The worker's heap as malloc sees it: what callers hold, what malloc keeps back, what is not mapped."""
 
@@ -40,7 +44,7 @@ class Malloc(msgspec.Struct, frozen=True):
     mapped_chunks: int
 
 
-class Run(msgspec.Struct, frozen=True, tag_field="record", tag="run"):
+class Run(_Stamped, frozen=True, tag_field="record", tag="run"):
     """The first record: what is to be done, where, and by what."""
 
     schema: int
@@ -51,7 +55,7 @@ class Run(msgspec.Struct, frozen=True, tag_field="record", tag="run"):
     machine: Machine
 
 
-class WorkerStarted(msgspec.Struct, frozen=True, tag_field="record", tag="worker"):
+class WorkerStarted(_Stamped, frozen=True, tag_field="record", tag="worker"):
     """A worker is ready. Workers are numbered from 1."""
 
     worker: int
@@ -59,7 +63,7 @@ class WorkerStarted(msgspec.Struct, frozen=True, tag_field="record", tag="worker
     log: str
 
 
-class _OfCycle(msgspec.Struct, frozen=True, kw_only=True):
+class _OfCycle(_Stamped, frozen=True, kw_only=True):
     cycle: int
     iteration: int
     model: str
@@ -94,6 +98,7 @@ class Transcription(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag
     wer: float | None
     cer: float | None
     figures: Figures
+    statistics: tuple[str, ...] = ()  # the engine's own lines
 
 
 class Release(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="release"):
@@ -113,10 +118,10 @@ class Failure(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="fail
     exit_code: int | None = None
 
 
-class End(msgspec.Struct, frozen=True, tag_field="record", tag="end"):
+class End(_Stamped, frozen=True, tag_field="record", tag="end"):
     """The last record of a run that was not itself killed."""
 
-    reason: Literal["complete", "stopped"]
+    reason: Literal["complete", "stopped", "failed"]
     signal: str | None = None
 
 
@@ -124,7 +129,7 @@ Record = Run | WorkerStarted | Reading | Load | Transcription | Release | Failur
 
 
 class LogWriter:
-    """Appends records to a file.
+    """Appends records to a new file.
 
     A record is with the kernel when ``append`` returns, and outlives this process; those that end a phase are
     on the disk, and outlive the machine's fall.
@@ -133,7 +138,9 @@ class LogWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._file = os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644
+            )
         except OSError as error:
             raise LogError(
                 f"{path}: cannot be written ({error.strerror}); name another directory by --out"

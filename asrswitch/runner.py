@@ -11,7 +11,7 @@ import msgspec
 
 from asrswitch import __version__, machine
 from asrswitch.audio import PreparedClip
-from asrswitch.errors import AsrSwitchError, LibraryError
+from asrswitch.errors import AsrSwitchError, LibraryError, LogError, printable
 from asrswitch.figures import figure_out, split_output
 from asrswitch.memory.probe import MemoryProbe, ProcessGoneError
 from asrswitch.plan import Clip, Plan
@@ -45,7 +45,8 @@ from asrswitch.worker_process import (
 )
 
 _Reply = TypeVar("_Reply", Done, Transcribed)
-_STARTS_IN_A_ROW = 2  # a worker may be killed while it starts; two in a row mean that the library does it
+_FIRST_STARTS = 2  # a worker may be killed while it starts; two in a row mean that the library does it
+_START_TIMEOUT_S = 120.0
 
 
 class _Place(TypedDict):
@@ -88,21 +89,22 @@ class Runner:
         self._observe = observe
         self._worker: _Worker | None = None
         self._workers = 0
-        self._failed_starts = 0
+        self._started = False  # whether any worker ever was
         self._phase: Phase = "start"
 
     def run(self, cycles: Sequence[Cycle]) -> None:
         """Run the cycles in order; what goes wrong in one is recorded, and the next goes on.
 
         Raises:
-            LibraryError: no worker can be started with this library.
+            LibraryError: no worker could ever be started with this library.
+            LogError: the log cannot be written any more.
             StoppedError: a signal came; all that is known has been written, and no worker is left.
         """
         self._record(
             Run(
                 schema=SCHEMA,
                 version=__version__,
-                started_at=datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds"),
+                started_at=_now("seconds"),
                 library=str(self._library),
                 plan=self._plan,
                 machine=machine.describe(),
@@ -114,6 +116,11 @@ class Runner:
             self._retire()
         except StoppedError as stopped:
             self._record(End(reason="stopped", signal=stopped.signal))
+            raise
+        except LogError:  # its last line may be half a record, and then nothing may follow it
+            raise
+        except AsrSwitchError:
+            self._record(End(reason="failed"))
             raise
         finally:
             if self._worker:
@@ -136,20 +143,19 @@ class Runner:
         self._workers += 1
         log = Path(self._plan.out) / f"worker-{self._workers}.log"
         try:
-            process = WorkerProcess(self._library, log, self._stop, self._plan.timeout_s)
+            process = WorkerProcess(self._library, log, self._stop, _START_TIMEOUT_S)
         except WorkerError as error:
-            raise LibraryError(
-                f"{error}; name another by --library, or build ours by `pip install .`"
-            ) from None
+            if not self._started:
+                raise LibraryError(str(error)) from None
+            raise
         except (WorkerLostError, WorkerTimeoutError) as error:
-            self._failed_starts += 1
-            if self._failed_starts == _STARTS_IN_A_ROW:
+            if not self._started and self._workers == _FIRST_STARTS:
                 raise LibraryError(
                     f"{self._library}: no worker starts with it ({error}); "
                     f"see {log}, or name another by --library"
                 ) from None
             raise
-        self._failed_starts = 0
+        self._started = True
         self._worker = _Worker(self._workers, process)
         self._record(WorkerStarted(worker=self._workers, pid=process.hello["pid"], log=log.name))
         return self._worker
@@ -165,7 +171,8 @@ class Runner:
             try:
                 self._transcribe(worker, place, clip, prepared)
             except WorkerError as error:  # the model is still loaded, and can be unloaded
-                self._record(Failure(**place, phase="transcribe", kind="error", message=str(error)))
+                message = str(error).replace(prepared.path, printable(clip.path))  # not our copy's name
+                self._record(Failure(**place, phase="transcribe", kind="error", message=message))
         self._read(worker, place, "after_infer")
         self._phase = "unload" if cycle.release is ReleaseKind.DESTROY else "restart"
         done = self._ask(worker, {"command": self._phase}, Done)
@@ -220,11 +227,16 @@ class Runner:
                 wer=rates.wer if rates else None,
                 cer=rates.cer if rates else None,
                 figures=figures,
+                statistics=tuple(reply["statistics"]),
             )
         )
 
     def _ask(self, worker: _Worker, command: Command, reply: type[_Reply]) -> _Reply:
-        answer = worker.process.request(command, reply, self._plan.timeout_s)
+        try:
+            answer = worker.process.request(command, reply, self._plan.timeout_s)
+        except WorkerError as error:
+            worker.malloc = error.malloc
+            raise
         worker.malloc = answer["malloc"]
         return answer
 
@@ -267,8 +279,13 @@ class Runner:
         }
 
     def _record(self, record: Record) -> None:
+        record = msgspec.structs.replace(record, at=_now("milliseconds"))
         self._log.append(record)
         self._observe(record)
+
+
+def _now(precision: str) -> str:
+    return datetime.now(timezone.utc).astimezone().isoformat(timespec=precision)
 
 
 def _elapsed_ms(done: Done) -> float:

@@ -36,11 +36,11 @@ def make_schedule(plan: Plan) -> list[Cycle]:
     """
     iterations = range(1, plan.iterations + 1)
     if plan.strategy is Strategy.RELOAD:
-        turns = [
+        turns = (
             (iteration, model, True, Release.DESTROY) for iteration in iterations for model in plan.models
-        ]
+        )
     else:
-        turns = [
+        turns = (
             (
                 iteration,
                 model,
@@ -49,5 +49,5 @@ def make_schedule(plan: Plan) -> list[Cycle]:
             )
             for model in plan.models
             for iteration in iterations
-        ]
+        )
     return [Cycle(index, *turn) for index, turn in enumerate(turns)]

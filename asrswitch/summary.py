@@ -66,7 +66,7 @@ class Summary(msgspec.Struct, frozen=True):
 
     iterations_planned: int
     iterations_done: int
-    finished: str  # complete, stopped by SIGINT, cut off
+    finished: str  # complete, stopped by SIGINT, failed, cut off
     models: list[ModelSummary]
     resident: Resident | None
     verdicts: list[SeriesVerdict]
@@ -86,7 +86,9 @@ def summarise(records: Sequence[Record]) -> Summary:
     run = records[0]
     assert isinstance(run, Run)
     readings = [record for record in records if isinstance(record, Reading)]
+    failures = [record for record in records if isinstance(record, Failure)]
     done = {(reading.iteration, reading.model) for reading in readings if reading.point == "after_unload"}
+    done -= {(failure.iteration, failure.model) for failure in failures}
     labels = [model.label for model in run.plan.models]
     iterations_done = sum(
         all((iteration, label) in done for label in labels) for iteration in range(1, run.plan.iterations + 1)
@@ -99,7 +101,7 @@ def summarise(records: Sequence[Record]) -> Summary:
         models=[_model(label, records, readings) for label in labels],
         resident=_resident(readings),
         verdicts=_verdicts(run, records, readings),
-        failures=[record for record in records if isinstance(record, Failure)],
+        failures=failures,
         warnings=warnings,
     )
 
@@ -107,7 +109,7 @@ def summarise(records: Sequence[Record]) -> Summary:
 def _finished(last: Record) -> str:
     if not isinstance(last, End):
         return "cut off"
-    return f"stopped by {last.signal}" if last.reason == "stopped" else "complete"
+    return f"stopped by {last.signal}" if last.reason == "stopped" else last.reason
 
 
 def _warnings(readings: Sequence[Reading]) -> list[str]:

@@ -33,10 +33,12 @@ _DIGIT_WORD = re.compile(rf"\b(?:{'|'.join(_WORD_DIGITS)})\b")
 _HAS_HAN = re.compile(f"[{_HAN}]")
 _APOSTROPHE = re.compile(r"(?<=[^\W\d])['\u2019](?=[^\W\d])")
 _LETTER_HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
-# All punctuation but what carries meaning inside a number: 1.5, 3:30, 2026/05/03, 20%.
-_PUNCTUATION = re.compile(r"(?!(?<=\d)(?:[.:/](?=\d)|%))(?:[^\w\s]|_)")
+# All punctuation but what carries meaning in a number: 1.5, 3:30, 2026/05/03, 20%, -5; and marks, which `\w`
+# lacks.
+_PUNCTUATION = re.compile(r"(?!(?<=\d)(?:[.:/](?=\d)|%))(?!(?<!\S)-(?=\d))(?:[^\w\s]|_)")
+_VARIATION_SELECTOR = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _IDLE_SPACE = re.compile(rf"(?<=\d) (?=\d)|(?<=[{_HAN}{_KANA}]) | (?=[{_HAN}{_KANA}])")
-_WORD = re.compile(rf"[{_HAN}{_KANA}]|\d[\d.:/%]*|[^\W\d{_HAN}{_KANA}]+")
+_WORD = re.compile(rf"[{_HAN}{_KANA}]|-?\d[\d.:/%]*|[^\s\d.:/%{_HAN}{_KANA}]+")
 
 
 class ErrorRates(msgspec.Struct, frozen=True):
@@ -51,11 +53,14 @@ def normalise(text: str) -> str:
 
     Width, case (NFKC, casefold); numbers as digits (wetext's inverse text normalisation, Mandarin and
     English, and the one- and two-digit runs that it leaves as words); Traditional Chinese with Taiwan's words
-    (OpenCC s2twp); no punctuation but inside numbers and no space beside an ideograph; digits that only
-    spaces or punctuation separate are one number, for that is how a telephone number is spoken, and wetext's
-    `09000 73331` is its formatting.
+    (OpenCC s2twp); no punctuation but in numbers and no space beside an ideograph; digits that only spaces or
+    punctuation separate are one number, for that is how a telephone number is spoken, and wetext's
+    `09000 73331` is its formatting. Vowel signs and accents that are characters of their own stay.
+
+    Strings of digits are exact. Dates, times, money and units said in words may come out unlike the same in
+    figures, and some runs of number words read as a time (`five ten` as 05:10).
     """
-    text = unicodedata.normalize("NFKC", text).casefold()
+    text = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
     text = _LETTER_HYPHEN.sub(" ", _APOSTROPHE.sub("", text))
     text = _ENGLISH.sub(_english_numbers, text)
     if _HAS_HAN.search(text):
@@ -64,7 +69,7 @@ def normalise(text: str) -> str:
         text = _wetext("zh").normalize(text)
         text = "".join(_HAN_DIGITS.get(character, character) for character in text)
         text = _opencc().convert(text)
-    text = " ".join(_PUNCTUATION.sub(" ", text).split())
+    text = " ".join(_PUNCTUATION.sub(_without_punctuation, text).split())
     return _IDLE_SPACE.sub("", text)
 
 
@@ -89,6 +94,14 @@ def error_rates(reference: str, hypothesis: str) -> ErrorRates | None:
         wer=float(jiwer.wer(" ".join(reference_words), " ".join(hypothesis_words))),
         cer=float(jiwer.cer("".join(reference_words), "".join(hypothesis_words))),
     )
+
+
+def _without_punctuation(match: re.Match[str]) -> str:
+    character = match.group()
+    if unicodedata.category(character).startswith("M"):
+        return "" if _VARIATION_SELECTOR.match(character) else character
+    # Format characters, such as joiners, stand inside words.
+    return "" if unicodedata.category(character) == "Cf" else " "
 
 
 def _english_numbers(run: re.Match[str]) -> str:

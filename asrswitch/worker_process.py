@@ -9,15 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from asrswitch.errors import AsrSwitchError
-from asrswitch.worker.protocol import Command, Error, Hello
+from asrswitch.errors import AsrSwitchError, printable
+from asrswitch.worker.protocol import Command, Error, Hello, Malloc
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,7 +27,11 @@ _Reply = TypeVar("_Reply")
 
 
 class WorkerError(AsrSwitchError):
-    """The command failed; the worker is still there."""
+    """The command failed; the worker is still there. ``malloc`` is its heap after the failure."""
+
+    def __init__(self, message: str, malloc: Malloc | None = None) -> None:
+        super().__init__(message)
+        self.malloc = malloc
 
 
 class WorkerLostError(AsrSwitchError):
@@ -55,7 +58,10 @@ class StoppedError(AsrSwitchError):
 
 
 class StopSignals:
-    """While entered, SIGINT, SIGTERM and SIGHUP are noted and seen at the next wait, never mid-record."""
+    """While entered, SIGINT, SIGTERM and SIGHUP are noted and seen at the next wait, never mid-record.
+
+    One that is ignored stays so: nohup asks for it.
+    """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -66,6 +72,8 @@ class StopSignals:
     def __enter__(self) -> Self:
         self.wakeup, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         for number in self._SIGNALS:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue
             self._before[number] = signal.signal(number, self._note)  # type: ignore[assignment]
         return self
 
@@ -88,11 +96,6 @@ class StopSignals:
             os.write(self._write, b"!")
 
 
-def worker_argv(library: Path, prefix: Sequence[str] = ()) -> list[str]:
-    """The worker's command line; ``prefix`` is what stands in front of it: valgrind, a control group."""
-    return [*prefix, sys.executable, "-m", "asrswitch.worker", str(library)]
-
-
 class WorkerProcess:
     """A running worker in a session of its own, so that a Ctrl-C reaches the runner alone.
 
@@ -102,16 +105,22 @@ class WorkerProcess:
     def __init__(self, library: Path, log: Path, stop: StopSignals, timeout_s: float) -> None:
         self._stop = stop
         self._buffer = b""
-        with log.open("ab") as errors:
-            self._process = subprocess.Popen(
-                worker_argv(library),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                cwd=_PACKAGE_ROOT,  # `-m` looks there first: the worker is of the same package as the runner
-                start_new_session=True,
-                bufsize=0,
-            )
+        try:
+            with log.open("ab") as errors:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "asrswitch.worker", str(library)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    cwd=_PACKAGE_ROOT,  # `-m` looks there first: worker and runner are of the same package
+                    start_new_session=True,
+                    bufsize=0,
+                )
+        except OSError as error:
+            raise WorkerError(
+                f"{error.filename or sys.executable}: a worker cannot be started with it ({error.strerror}); "
+                "make room or raise the limit, and run again"
+            ) from None
         try:
             self.hello = self._receive(Hello, timeout_s)
         except BaseException:
@@ -167,7 +176,8 @@ class WorkerProcess:
         try:
             message = msgspec.json.decode(line)
             if isinstance(message, dict) and "error" in message:
-                raise WorkerError(" ".join(msgspec.convert(message, Error)["error"].split()))
+                said = msgspec.convert(message, Error)
+                raise WorkerError(printable(" ".join(said["error"].split())), said["malloc"])
             return msgspec.convert(message, reply)
         except msgspec.MsgspecError as error:
             raise WorkerError(f"the worker's answer makes no sense ({error})") from None

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from asrswitch.audio import MAX_SECONDS, SAMPLE_RATE, prepare
-from asrswitch.errors import AudioError
+from asrswitch.errors import AudioError, UsageError
 
 
 def tone(seconds: float, rate: int, hertz: float = 440) -> np.ndarray:
@@ -45,6 +45,24 @@ def test_a_name_that_would_end_the_tag_or_reach_a_shell_is_copied_to_a_plain_one
     assert Path(clip.path).name == "clip-1.wav"
 
 
+def test_a_wav_written_into_a_pipe_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(0.5, SAMPLE_RATE), SAMPLE_RATE, subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 4] = b"\xff" * 4
+    path.write_bytes(content)
+    assert prepare(path, tmp_path).seconds == 0.5
+
+
+def test_a_directory_whose_name_would_end_the_tag_is_refused(tmp_path: Path) -> None:
+    path, scratch = tmp_path / "a.flac", tmp_path / "a}}b"
+    soundfile.write(path, tone(0.5, 8000), 8000)
+    scratch.mkdir()
+    with pytest.raises(UsageError, match="TMPDIR"):
+        prepare(path, scratch)
+
+
 def test_silence_is_allowed(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.zeros(SAMPLE_RATE), SAMPLE_RATE)
@@ -68,6 +86,14 @@ def bad_clips(directory: Path) -> dict[str, Path]:
     soundfile.write(paths["flac cut in its header"], tone(1, 8000), 8000)
     whole = paths["flac cut in its header"].read_bytes()
     paths["flac cut in its header"].write_bytes(whole[:30])
+    for name, seconds in (("cut short", 0.5), ("native nan", np.nan)):
+        paths[name] = directory / f"{name}.wav"
+        soundfile.write(paths[name], tone(0.5, SAMPLE_RATE) * seconds, SAMPLE_RATE, subtype="FLOAT")
+    paths["cut short"].write_bytes(paths["cut short"].read_bytes()[:-1000])
+    paths["raw"] = directory / "a.raw"
+    paths["raw"].write_bytes(bytes(64))
+    paths["a sample"] = directory / "sample.wav"
+    soundfile.write(paths["a sample"], np.zeros(1), 192_000)
     return paths
 
 

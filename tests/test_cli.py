@@ -31,7 +31,9 @@ def test_help_fits_a_screen_and_shows_examples() -> None:
     done = asrswitch("--help", COLUMNS="120")
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) <= 40
-    assert "--iters 50" in done.stdout
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert "python -m asrswitch --iters 50" in lines  # each example on a line of its own
+    assert "130 stopped by Ctrl-C" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,9 @@ def test_help_fits_a_screen_and_shows_examples() -> None:
         (("--iters", "1", "--strategy", "pray"), "--strategy"),
         (("--iters", "1", "--model", "a=/nowhere.bin"), "/nowhere.bin"),
         (("--iters", "1", "--unknown"), "--unknown"),
+        (("--iters", "1", "--dry"), "--dry"),
+        (("--iters", "1", "--timeout", "inf"), "--timeout"),
+        (("--iters", "9" * 30), "--iters"),
         (("report",), "RUN_DIR"),
         (("models",), "convert"),
         (("models", "convert", "a", "b", "--type", "q9"), "q9"),
@@ -99,13 +104,94 @@ def test_a_bad_clip_is_one_line(
     assert str(bad) in done.stderr
 
 
-def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+def test_an_argument_that_is_no_text_is_one_line() -> None:
+    done = asrswitch("--iters", "1", "--audio", os.fsdecode(b"/tmp/\xff.wav"))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "not UTF-8" in done.stderr
+
+
+def test_control_characters_in_an_argument_are_escaped(tmp_path: Path) -> None:
+    done = asrswitch("--iters", "1", "--audio", "/nowhere/a\n\x1b[31m.wav")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "/nowhere/a\\n\\x1b[31m.wav" in done.stderr
+
+
+def test_ctrl_c_during_the_imports_is_no_traceback() -> None:
+    code = """
+import runpy, sys
+class Stopped:
+    def find_spec(self, name, *_):
+        if name == "asrswitch.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stopped())
+runpy.run_module("asrswitch", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_a_conversion_that_cannot_begin_is_one_line(tmp_path: Path) -> None:
+    done = asrswitch("models", "convert", str(tmp_path / "nowhere"), str(tmp_path / "out.bin"))
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+
+
+def test_output_that_cannot_be_encoded_is_escaped(
+    command: Callable[..., list[str]], script: Callable[..., str]
+) -> None:
+    environ = os.environ | {"PYTHONIOENCODING": "ascii"}
+    words = command(script("大", text="零"), iterations=1)
+    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "\\u5927" in done.stdout
+
+
+def test_long_lines_outside_the_tables_are_whole(
+    command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
+) -> None:
+    out = tmp_path / ("long-" * 40)
+    words = command(script("a", text="x"), iterations=1, options=("--out", str(out)))
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert f"log: {out / 'run.jsonl'}" in done.stdout.splitlines()
+
+
+def closed_pipe() -> int:
+    """The writing end of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+def test_help_into_a_closed_pipe_is_one_line() -> None:
+    words = [sys.executable, "-m", "asrswitch", "--help"]
+    output = closed_pipe()
+    done = subprocess.run(words, cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(output)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "Broken pipe" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [(">/dev/full", "No space left"), (">&-", "Bad file descriptor"), (">&7", "Broken pipe")],
+)
+def test_a_run_whose_output_goes_away_goes_on_to_its_end(
+    where: str, says: str, command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
+) -> None:
+    words = command(script("a", text="x"), iterations=3)
+    output = closed_pipe()
     done = subprocess.run(
-        f"{sys.executable} -m asrswitch --help | true",
-        shell=True,
+        ["bash", "-c", f'exec 7>&"$1"; shift; exec "$@" {where}', "run", str(output), *words],
         cwd=ROOT,
-        capture_output=True,
+        pass_fds=(output,),
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
     )
-    assert "Traceback" not in done.stderr
+    os.close(output)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert says in done.stderr
+    assert "3 of 3 iterations, complete" in asrswitch("report", str(tmp_path / "out")).stdout

@@ -81,6 +81,16 @@ def test_token_counts_are_read_from_either_engines_statistics(
     )
 
 
+def test_the_token_rate_counts_what_came_in_its_span() -> None:
+    pieces = [(10 * MS, "a"), (20 * MS, "b"), (30 * MS, "c")]
+    figures = figure_out(pieces, 0, 40 * MS, 1.0, ["tokens: generated 9, prompt 5"])
+    assert (figures.tokens, figures.tokens_per_s) == (9, pytest.approx(2 / 0.020))
+
+
+def test_a_clip_of_no_length_has_no_real_time_factor() -> None:
+    assert figure_out([(MS, "a")], 0, 2 * MS, 0.0, []).rtf is None
+
+
 @given(st.text(max_size=40), st.lists(st.integers(1, 39), max_size=6), st.booleans())
 def test_characters_and_order_hold_for_every_way_of_cutting(text: str, cuts: list[int], header: bool) -> None:
     raw = "language English<asr_text>" + text if header else text

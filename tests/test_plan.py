@@ -56,6 +56,13 @@ def test_the_reference_is_given_read_or_found_beside_the_clip(model: str, tmp_pa
         ({"max_new_tokens": 0}, {}, "--max-new-tokens"),
         ({"timeout_s": 0.0}, {}, "--timeout"),
         ({"timeout_s": float("nan")}, {}, "--timeout"),
+        ({"timeout_s": float("inf")}, {}, "--timeout"),
+        ({"iterations": 1_000_001}, {}, "--iters"),
+        ({"threads": 1_025}, {}, "--threads"),
+        ({"context": (1 << 24) + 1}, {}, "--context"),
+        ({"max_new_tokens": (1 << 24) + 1}, {}, "--max-new-tokens"),
+        ({"models": ["a\nb=/nowhere/m.bin"]}, {}, "a\\nb"),
+        ({"references": ["@"]}, {}, "after the @"),
         ({"language": "Klingon"}, {}, "Klingon"),
         ({"models": ["nolabel"]}, {}, "LABEL=PATH"),
         ({"models": ["a=/nowhere/m.bin"]}, {}, "/nowhere/m.bin"),
@@ -65,7 +72,7 @@ def test_the_reference_is_given_read_or_found_beside_the_clip(model: str, tmp_pa
         ({"references": ["@/nowhere/a.txt"]}, {}, "/nowhere/a.txt"),
         ({}, {"INFERENCE_THREADS": "many"}, "INFERENCE_THREADS=many"),
         ({}, {"CONTEXT_LENGTH": "0"}, "CONTEXT_LENGTH"),
-        ({}, {"ASR_LANGUAGE": "Latin"}, "Latin"),
+        ({}, {"ASR_LANGUAGE": "Latin"}, "ASR_LANGUAGE=Latin: unknown"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_that_names_it(
@@ -75,6 +82,19 @@ def test_what_cannot_be_done_is_one_line_that_names_it(
         plan_of(model, clip, environ, **options)
     assert names in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_sizes_of_model_and_clip_are_known(model: str, clip: Path) -> None:
+    plan = plan_of(model, clip)
+    assert (plan.models[0].bytes, plan.clips[0].bytes) == (1, clip.stat().st_size)
+
+
+def test_an_embedded_model_that_is_missing_is_named(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asrswitch.plan.resources.files", lambda _package: tmp_path)
+    with pytest.raises(UsageError, match=r"digits-small\.bin.*install again.*--model LABEL=PATH"):
+        make_plan(Options(iterations=1, audio=[str(clip)]), {}, NOW)
 
 
 def test_a_label_used_twice_is_refused(model: str, clip: Path) -> None:

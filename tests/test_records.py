@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import warnings
 from pathlib import Path
 
@@ -103,5 +104,19 @@ def test_what_is_no_log_of_ours_is_named(tmp_path: Path, content: bytes, says: s
 def test_a_missing_log_and_a_full_disk_are_named(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="cannot be read"):
         read_log(tmp_path / "run.jsonl")
-    with LogWriter(Path("/dev/full")) as log, pytest.raises(LogError, match="No space left"):
-        log.append(RUN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with LogWriter(tmp_path / "run.jsonl") as log:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            with pytest.raises(LogError, match="File too large"):
+                log.append(RUN)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_log_that_is_there_is_never_appended_to(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(b"another run's\n")
+    with pytest.raises(LogError, match="File exists"):
+        LogWriter(path)
+    assert path.read_bytes() == b"another run's\n"

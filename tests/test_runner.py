@@ -8,9 +8,12 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from asrswitch.records import End, Failure, Reading, Record, Release, Transcription, WorkerStarted, read_log
 from asrswitch.stats.verdict import Word
@@ -31,6 +34,12 @@ def worker_pid(tmp_path: Path) -> int:
     return next(record.pid for record in log_of(tmp_path) if isinstance(record, WorkerStarted))
 
 
+def ending(records: list[Record]) -> tuple[str, str | None]:
+    end = records[-1]
+    assert isinstance(end, End)
+    return end.reason, end.signal
+
+
 def test_two_models_alternate_and_every_reading_is_there(
     run: Callable[..., Completed], script: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -44,7 +53,7 @@ def test_two_models_alternate_and_every_reading_is_there(
     assert (spoken["a"].raw, spoken["a"].text) == ("language Chinese<asr_text>零九零零", "零九零零")
     assert (spoken["a"].language, spoken["a"].normalised, spoken["a"].wer) == ("Chinese", "0900", 0)
     assert (spoken["b"].language, spoken["b"].wer, spoken["b"].cer) == (None, 1, 0.25)
-    assert records[-1] == End(reason="complete")
+    assert ending(records) == ("complete", None)
     assert "2 of 2 iterations, complete" in done.stdout
 
 
@@ -85,7 +94,7 @@ def test_killing_the_worker_in_any_phase(
     records = log_of(tmp_path)
     (failure,) = (r for r in records if isinstance(r, Failure))
     assert (failure.phase, failure.kind, failure.signal, failure.cycle) == (phase, "died", "SIGKILL", 0)
-    assert records[-1] == End(reason="complete")
+    assert ending(records) == ("complete", None)
     cycles = {r.cycle for r in records if isinstance(r, Reading) and r.point == "after_unload"}
     assert cycles == {1, 2, 3, 4, 5}
     assert "SIGKILL" in output
@@ -146,7 +155,7 @@ def test_a_stop_writes_what_is_known_and_leaves_no_worker(
     assert errors == f"asrswitch: stopped by {number.name}\n"
     assert f"0 of 2 iterations, stopped by {number.name}" in output
     assert "TTFT" in output
-    assert log_of(tmp_path)[-1] == End(reason="stopped", signal=number.name)
+    assert ending(log_of(tmp_path)) == ("stopped", number.name)
     assert not alive(worker)
 
 
@@ -235,10 +244,92 @@ def test_several_clips_are_transcribed_in_a_cleared_context(
 def test_a_library_that_kills_every_worker_is_one_line(
     command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
 ) -> None:
-    environ = os.environ | {"FAKE_DIES": "1"}
+    environ = os.environ | {"FAKE_DIES": str(tmp_path)}
     done = subprocess.run(
         command(script("a")), cwd=ROOT, env=environ, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "SIGABRT" in done.stderr
+    assert ending(log_of(tmp_path)) == ("failed", None)
+
+
+def test_workers_that_no_longer_start_are_failures_and_what_was_measured_is_shown(
+    command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    environ = os.environ | {"FAKE_DIES": str(gone)}
+    words = command(script("a", **GOOD), script("b", crash="load", once=gone), iterations=3)
+    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    failures = [(f.cycle, f.phase, f.signal) for f in log_of(tmp_path) if isinstance(f, Failure)]
+    assert failures == [(1, "load", "SIGSEGV"), *((cycle, "start", "SIGABRT") for cycle in range(2, 6))]
+    assert "TTFT" in done.stdout
+    assert "0 of 3 iterations, complete" in done.stdout
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_what_was_measured_is_shown(
+    command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
+) -> None:
+    limit = ("prlimit", "--fsize=12000", "--")
+    words = [*limit, *command(script("a", **GOOD), iterations=50)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "run.jsonl: cannot be written (File too large)" in line
+    assert "TTFT" in done.stdout
+    assert "of 50 iterations, cut off" in done.stdout
+
+
+def test_a_worker_log_that_cannot_be_opened_is_one_line(
+    run: Callable[..., Completed], script: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "worker-1.log").mkdir(parents=True)
+    done = run(script("a", **GOOD))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "worker-1.log" in line
+    assert "Is a directory" in line
+
+
+def test_the_heap_after_a_failed_transcription_is_the_one_after_it(
+    run: Callable[..., Completed], script: Callable[..., str], tmp_path: Path
+) -> None:
+    run(script("a", error="transcribe", error_leak=500_000), iterations=1)
+    held = {r.point: r.malloc.held_bytes for r in log_of(tmp_path) if isinstance(r, Reading) and r.malloc}
+    assert held["after_infer"] - held["after_load"] >= 500_000
+
+
+def test_an_error_about_a_converted_clip_names_the_users_file(
+    run: Callable[..., Completed], script: Callable[..., str], tmp_path: Path
+) -> None:
+    clip = tmp_path / "mine.flac"
+    soundfile.write(clip, np.zeros(8000), 8000)
+    done = run(script("a", error="transcribe", error_input=1), options=("--audio", str(clip)), iterations=1)
+    messages = [f.message for f in log_of(tmp_path) if isinstance(f, Failure)]
+    assert f"told to fail at {{{{audio:{clip}}}}}" in messages, done.stdout
+    assert not any("asrswitch-" in message for message in messages)
+
+
+def test_an_ignored_hangup_stays_ignored(
+    command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
+) -> None:
+    words = ["nohup", *command(script("a", **GOOD, delay_ms=200), iterations=1)]
+    runner = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for((tmp_path / "out" / "worker-1.log").exists)
+    runner.send_signal(signal.SIGHUP)
+    output, errors = runner.communicate(timeout=30)
+    assert runner.returncode == 0, errors
+    assert "1 of 1 iterations, complete" in output
+
+
+def test_records_say_when_they_were_written_and_what_the_engine_said(
+    run: Callable[..., Completed], script: Callable[..., str], tmp_path: Path
+) -> None:
+    run(script("a", **GOOD, statistics="tokens: generated 4, prompt 9"), iterations=1)
+    records = log_of(tmp_path)
+    times = [datetime.fromisoformat(r.at) for r in records if r.at]
+    assert len(times) == len(records)
+    assert times == sorted(times)
+    (spoken,) = (r for r in records if isinstance(r, Transcription))
+    assert spoken.statistics == ("tokens: generated 4, prompt 9",)

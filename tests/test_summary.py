@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from asrswitch.figures import figure_out
 from asrswitch.machine import Machine
 from asrswitch.memory.probe import Memory
@@ -90,6 +92,32 @@ def test_figures_are_as_defined() -> None:
     assert (summary.resident.first, summary.resident.last) == (10 * MIB, 11 * MIB)
     assert summary.resident.peak == 40 * MIB
     assert (summary.iterations_done, summary.finished) == (2, "complete")
+
+
+def test_the_last_models_readings_are_judged() -> None:
+    """Memory grows after the first model's unload, and not after the last's, which ends the iteration."""
+    records: list[Record] = [run_of(20)]
+    for index in range(40):
+        for record in cycle(index, "ab"[index % 2]):
+            if isinstance(record, Reading) and record.point == "after_unload" and record.model == "a":
+                rss = record.memory.rss_bytes + index * MIB
+                record = msgspec.structs.replace(record, memory=memory(rss, rss))
+            records.append(record)
+    assert summarise(records).word is Word.FLAT
+    swapped = [
+        msgspec.structs.replace(record, model="ba"["ab".index(record.model)])
+        if isinstance(record, Reading)
+        else record
+        for record in records
+    ]
+    assert summarise(swapped).word is Word.LEAK
+
+
+def test_an_iteration_with_a_failed_transcription_is_not_done() -> None:
+    place: dict[str, Any] = {"cycle": 1, "iteration": 1, "model": "b", "worker": 1}
+    failure = Failure(**place, phase="transcribe", kind="error", message="no")
+    records = [run_of(2), *cycle(0, "a"), failure, *cycle(1, "b"), *cycle(2, "a"), *cycle(3, "b")]
+    assert summarise(records).iterations_done == 1
 
 
 def test_any_beginning_of_a_log_gives_a_summary() -> None:

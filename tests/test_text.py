@@ -46,6 +46,9 @@ def test_a_digit_string_is_the_same_in_every_writing(number: str, cut: int) -> N
         ("软件", "軟體"),
         ("百分之五", "5%"),
         ("Ｈｅｌｌｏ，ｗｏｒｌｄ", "hello world"),
+        ("minus: \u22125", "minus -5"),
+        ("❤\ufe0f ok", "ok"),
+        ("नमस्\u200dते", "नमस्ते"),
     ],
 )
 def test_texts_that_say_the_same_are_the_same(text: str, same: str) -> None:
@@ -53,10 +56,27 @@ def test_texts_that_say_the_same_are_the_same(text: str, same: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("0900", "0901"), ("一点五", "15"), ("3:30", "330"), ("好", "不好")]
+    ("one", "other"),
+    [
+        ("0900", "0901"),
+        ("一点五", "15"),
+        ("3:30", "330"),
+        ("好", "不好"),
+        ("-5", "5"),
+        ("कि", "का"),
+        ("ที่", "ทำ"),
+        ("ที", "ที่"),
+        ("كَتَبَ", "كُتِبَ"),
+        ("माता", "मत"),
+    ],
 )
 def test_texts_that_differ_stay_different(one: str, other: str) -> None:
     assert normalise(one) != normalise(other)
+
+
+@pytest.mark.parametrize("word", ["हिन्दी", "ภาษาไทย", "كِتَاب", "i̇stanbul"])
+def test_a_word_with_marks_is_one_word(word: str) -> None:
+    assert words(normalise(f"{word}, {word}.")) == [word, word]
 
 
 def test_words_are_numbers_ideographs_and_runs_of_letters() -> None:

@@ -13,7 +13,6 @@ PRINT_TEXT = 0
 PRINT_INFORMATION = 1
 PRINT_ERROR = 2
 PRINT_LOG = 11
-PRINT_MODEL_INFORMATION = 13
 
 ffi = cffi.FFI()
 ffi.cdef(
@@ -55,7 +54,10 @@ def open_library(path: str) -> Any:
     Raises:
         OSError: it cannot be opened, or it lacks one of ``FUNCTIONS``; the message is one line.
     """
-    library = ffi.dlopen(path)
+    try:
+        library = ffi.dlopen(path)
+    except OSError as error:  # what ctypes would have found is no help
+        raise OSError(str(error).partition("  Additionally, ctypes")[0]) from None
     for name in FUNCTIONS:
         if not hasattr(library, name):
             raise OSError(f"no function {name} in it")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from asrswitch.errors import printable
 from asrswitch.plan import Plan
 from asrswitch.records import Failure, Load, Reading, Record, Release, Transcription
 from asrswitch.schedule import Cycle
@@ -90,7 +91,7 @@ def _fact(record: Record) -> str | None:
     return None
 
 
-def render_schedule(plan: Plan, cycles: Sequence[Cycle]) -> RenderableType:
+def render_schedule(plan: Plan, cycles: Sequence[Cycle]) -> list[RenderableType]:
     """The cycles that a run would go through."""
     table = Table(box=None, pad_edge=False)
     for name in ("cycle", "iteration", "model", "phases"):
@@ -99,13 +100,19 @@ def render_schedule(plan: Plan, cycles: Sequence[Cycle]) -> RenderableType:
         phases = ["load"] * cycle.load + ["transcribe"] * len(plan.clips)
         phases.append("unload" if cycle.release.value == "destroy" else "restart")
         table.add_row(str(cycle.index), str(cycle.iteration), Text(cycle.model.label), ", ".join(phases))
-    heading = f"{len(cycles)} cycles, {plan.strategy.value}, {plan.threads} threads, to {plan.out}"
-    return Group(Text(heading), table)
+    heading = f"{len(cycles)} cycles, {plan.strategy.value}, {plan.threads} threads, to {printable(plan.out)}"
+    return [Text(heading), table]
 
 
-def render_summary(summary: Summary) -> RenderableType:
+def show(console: Console, parts: Iterable[RenderableType]) -> None:
+    """Print parts of a report. Lines outside tables are not wrapped: who searches them finds them whole."""
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+def render_summary(summary: Summary) -> list[RenderableType]:
     """Table of the models, overall memory, verdicts, failures and warnings."""
-    parts: list[RenderableType] = [_models_table(summary.models)]
+    parts: list[RenderableType] = [_models_table(summary.models)] if summary.resident else []
     done = f"{summary.iterations_done} of {summary.iterations_planned} iterations, {summary.finished}"
     parts.append(Text(f"\n{done}"))
     if summary.resident:
@@ -119,7 +126,7 @@ def render_summary(summary: Summary) -> RenderableType:
     parts += [_verdict_lines(item) for item in summary.verdicts]
     parts += _failure_lines(summary.failures)
     parts += [Text(f"warning: {warning}", style="yellow") for warning in summary.warnings]
-    return Group(*parts)
+    return parts
 
 
 def _models_table(models: Sequence[ModelSummary]) -> Table:

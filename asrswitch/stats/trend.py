@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 CONFIDENCE = 0.95
 _MOST_CORRELATED = 0.99  # a bound, so that the interval stays finite
+_MOST_POINTS = 2_000  # pairs of points are held in memory at once
 
 
 class Slope(msgspec.Struct, frozen=True):
@@ -24,14 +25,24 @@ def theil_sen(series: npt.NDArray[np.float64]) -> Slope:
     """Median of all pairwise slopes (Theil 1950, Sen 1968), for three readings or more.
 
     Sen's interval takes the readings as independent. Where neighbouring residuals are alike, it is widened by
-    sqrt((1 + r) / (1 - r)), r their lag-1 correlation, as for a first-order process (Bartlett 1946).
+    sqrt((1 + r) / (1 - r)), r their lag-1 correlation, as for a first-order process (Bartlett 1946). A long
+    series is thinned first.
     """
     from scipy.stats import theilslopes  # slow to import
 
-    slope, intercept, low, high = theilslopes(series, alpha=CONFIDENCE)
-    residuals = series - (intercept + slope * np.arange(len(series)))
+    points, block = thin(series)
+    slope, intercept, low, high = (float(number) for number in theilslopes(points, alpha=CONFIDENCE))
+    residuals = points - (intercept + slope * np.arange(len(points)))
     widen = _widening(residuals)
-    return Slope(float(slope), float(slope - (slope - low) * widen), float(slope + (high - slope) * widen))
+    low, high = slope - (slope - low) * widen, slope + (high - slope) * widen
+    return Slope(slope / block, low / block, high / block)
+
+
+def thin(series: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], int]:
+    """Medians of blocks, at most ``_MOST_POINTS``, and the block's length; a last part block is left out."""
+    block = math.ceil(len(series) / _MOST_POINTS)
+    whole = len(series) // block * block
+    return np.median(series[:whole].reshape(-1, block), axis=1), block
 
 
 def _widening(residuals: npt.NDArray[np.float64]) -> float:

@@ -22,8 +22,8 @@ from asrswitch.stats.warmup import warmup_length
 RESIDENT_TOLERANCE = 16 * 1024  # bytes an iteration
 # What malloc's callers hold is counted, not estimated; this leaves room for the worker's own Python objects.
 HELD_TOLERANCE = 1024  # bytes an iteration
-# A count that goes up in most iterations is never given back.
-COUNT_TOLERANCE = 0.5  # an iteration
+# What is held is as good as free of noise, so that a late rise of this much is one.
+HELD_RISE_TOLERANCE = 16 * 1024  # bytes
 # First calls map code, build tables and start pools; this much of it is not worth calling a plateau.
 WARMUP_TOLERANCE = 1024 * 1024  # bytes
 MINIMUM_ITERATIONS = 10
@@ -69,10 +69,11 @@ class Verdict(msgspec.Struct, frozen=True):
 def judge(samples: Sequence[Sample], memory_limit_bytes: int) -> Verdict:
     """Judge samples of one worker, in order.
 
-    A ``leak`` is a slope whose interval lies above its tolerance: of resident memory, of what malloc's
-    callers hold, or of a count of mappings, threads or descriptors. If none is, but the interval of resident
-    memory's slope reaches above the tolerance, the run is ``inconclusive``. Otherwise growth in warm-up tells
-    ``plateau`` from ``flat``.
+    A ``leak`` is a slope whose interval lies above its tolerance, of resident memory or of what malloc's
+    callers hold, or a count of mappings, threads or descriptors that keeps rising. If there is none, the run
+    is ``inconclusive`` while one of the intervals reaches above its tolerance, or where something rose after
+    its warm-up and too late to tell. Otherwise resident memory's growth in warm-up tells ``plateau`` from
+    ``flat``. Resident memory, what is held and each count have each a warm-up of their own.
     """
     count = len(samples)
     if count < MINIMUM_ITERATIONS:
@@ -85,30 +86,45 @@ def judge(samples: Sequence[Sample], memory_limit_bytes: int) -> Verdict:
     warmup = warmup_length(resident)
     steady = samples[warmup:]
     slope = theil_sen(resident[warmup:])
-    held = _optional_slope([sample.held_bytes for sample in steady])
     growth = int(np.median(resident[warmup:]) - resident[0])
-    counts = _growing_counts(steady)
-    needed = _iterations_to_decide(slope, warmup, len(steady))
+    steady_held = _steady_held(samples)
+    held = None if steady_held is None else theil_sen(steady_held)
+    counts = _steady_counts(samples)
+    rising_counts = [name for name, series in counts.items() if _keeps_rising(series)]
     heap_grows = held is not None and held.low > HELD_TOLERANCE
     resident_grows = slope.low > RESIDENT_TOLERANCE
+    late = ["resident memory"] * (_rise(resident[warmup:]) > WARMUP_TOLERANCE)
+    late += ["what malloc's callers hold"] * (
+        steady_held is not None and _rise(steady_held) > HELD_RISE_TOLERANCE
+    )
+    late += [
+        f"the number of {name}" for name, series in counts.items() if series[-1] > _first_third(series).min()
+    ]
 
-    holder = None
-    if heap_grows or counts or resident_grows:
+    holder = needed = None
+    if heap_grows or rising_counts or resident_grows:
         word = Word.LEAK
         if heap_grows:
             holder = "heap in use"
         elif resident_grows:
             holder = _largest({name: theil_sen(parts).slope for name, parts in _holders(steady).items()})
         else:
-            holder = counts[0]
-        reason = _leak_reason(heap_grows, resident_grows, counts)
+            holder = rising_counts[0]
+        reason = _leak_reason(heap_grows, resident_grows, rising_counts)
     elif slope.high > RESIDENT_TOLERANCE:
         word = Word.INCONCLUSIVE
-        reason = "the slope's interval is too wide to tell growth from none"
-    elif _rise(resident[warmup:]) > WARMUP_TOLERANCE:
+        reason = "the interval of resident memory's slope is too wide to tell growth from none"
+        needed = _iterations_to_decide(slope, RESIDENT_TOLERANCE, count, len(steady))
+    elif steady_held is not None and held is not None and _may_grow(held, steady_held):
+        word = Word.INCONCLUSIVE
+        reason = (
+            "the interval of the slope of what malloc's callers hold is too wide to tell growth from none"
+        )
+        needed = _iterations_to_decide(held, HELD_TOLERANCE, count, len(steady_held))
+    elif late:
         # A median of slopes does not see one late step, and one step does not tell whether another follows.
         word = Word.INCONCLUSIVE
-        reason = "it rose after warm-up, and too late to tell whether it goes on"
+        reason = f"{' and '.join(late)} rose after warm-up, and too late to tell whether it goes on"
         needed = 2 * count
     elif growth > WARMUP_TOLERANCE:
         word = Word.PLATEAU
@@ -133,7 +149,7 @@ def judge(samples: Sequence[Sample], memory_limit_bytes: int) -> Verdict:
         detectable_bytes=_detectable(slope, RESIDENT_TOLERANCE),
         detectable_held_bytes=_detectable(held, HELD_TOLERANCE) if held else None,
         iterations_to_limit=max(0, int(room / fastest)) if word is Word.LEAK and fastest > 0 else None,
-        iterations_to_decide=needed if word is Word.INCONCLUSIVE else None,
+        iterations_to_decide=needed,
     )
 
 
@@ -141,15 +157,32 @@ def _array(values: Sequence[float]) -> npt.NDArray[np.float64]:
     return np.asarray(values, dtype=np.float64)
 
 
-def _optional_slope(values: Sequence[int | None]) -> Slope | None:
-    known = [value for value in values if value is not None]
-    return theil_sen(_array(known)) if len(known) == len(values) else None
+def _steady_held(samples: Sequence[Sample]) -> npt.NDArray[np.float64] | None:
+    known = [sample.held_bytes for sample in samples if sample.held_bytes is not None]
+    return _after_warmup(_array(known)) if len(known) == len(samples) else None
 
 
-def _growing_counts(steady: Sequence[Sample]) -> list[str]:
-    names = set.intersection(*(set(sample.counts) for sample in steady))
-    slopes = {name: theil_sen(_array([sample.counts[name] for sample in steady])) for name in sorted(names)}
-    return [name for name, slope in slopes.items() if slope.low > COUNT_TOLERANCE]
+def _may_grow(slope: Slope, held: npt.NDArray[np.float64]) -> bool:
+    """Whether the interval admits growth at the tolerance, and the readings spread over half of it or more.
+
+    A step of a few KiB widens the interval of a short run; growth at the tolerance would have gone further.
+    """
+    return slope.high > HELD_TOLERANCE and float(np.ptp(held)) > HELD_TOLERANCE * len(held) / 2
+
+
+def _steady_counts(samples: Sequence[Sample]) -> dict[str, npt.NDArray[np.float64]]:
+    names = set.intersection(*(set(sample.counts) for sample in samples))
+    return {name: _after_warmup(_array([s.counts[name] for s in samples])) for name in sorted(names)}
+
+
+def _after_warmup(series: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return series[warmup_length(series) :]
+
+
+def _keeps_rising(count: npt.NDArray[np.float64]) -> bool:
+    """Whether what is lost, however seldom, is never given back: a count is exact and needs no tolerance."""
+    lowest = [part.min() for part in np.array_split(count, 3)]
+    return bool(lowest[0] < lowest[1] < lowest[2]) and theil_sen(count).low > 0
 
 
 def _holders(samples: Sequence[Sample]) -> dict[str, npt.NDArray[np.float64]]:
@@ -169,7 +202,11 @@ def _holders(samples: Sequence[Sample]) -> dict[str, npt.NDArray[np.float64]]:
 
 def _rise(steady: npt.NDArray[np.float64]) -> float:
     """How far the last reading lies above the level of the first third."""
-    return float(steady[-1] - np.median(steady[: max(1, len(steady) // 3)]))
+    return float(steady[-1] - np.median(_first_third(steady)))
+
+
+def _first_third(steady: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return steady[: max(1, len(steady) // 3)]
 
 
 def _largest(growth: dict[str, float]) -> str:
@@ -179,18 +216,18 @@ def _largest(growth: dict[str, float]) -> str:
 def _leak_reason(heap: bool, resident: bool, counts: Sequence[str]) -> str:
     what = ["what malloc's callers hold"] * heap + ["resident memory"] * resident
     what += [f"the number of {name}" for name in counts]
-    return f"{' and '.join(what)} grows with every iteration"
+    return f"{' and '.join(what)} keeps growing"
 
 
 def _detectable(slope: Slope, tolerance: float) -> float:
     return tolerance + slope.slope - slope.low
 
 
-def _iterations_to_decide(slope: Slope, warmup: int, steady: int) -> int:
+def _iterations_to_decide(slope: Slope, tolerance: float, iterations: int, steady: int) -> int:
     """Iterations until a series without growth would very likely be told from one at the tolerance.
 
     The interval's width falls as n^-1.5. Its half must come down to half the tolerance, for the slope itself
     wanders as far. The slope found here does not enter: it is what is not known yet.
     """
     half = max(slope.high - slope.slope, slope.slope - slope.low)
-    return warmup + math.ceil(steady * max(1.0, math.pow(2 * half / RESIDENT_TOLERANCE, 2 / 3)))
+    return iterations - steady + math.ceil(steady * max(1.0, math.pow(2 * half / tolerance, 2 / 3)))

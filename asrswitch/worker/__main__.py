@@ -12,7 +12,7 @@ from typing import Any
 
 from asrswitch import native
 from asrswitch.worker.backends.chatllm import BackendError, ChatllmBackend
-from asrswitch.worker.protocol import Command, Done, Hello, Malloc, Transcribed
+from asrswitch.worker.protocol import Command, Done, Error, Hello, Malloc, Transcribed
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -28,10 +28,16 @@ def main(library: str) -> int:
         while line:
             line = line[os.write(replies, line) :]
 
+    def fail(message: str, malloc: Malloc | None) -> None:
+        error: Error = {"error": message, "malloc": malloc}
+        reply(error)
+
     try:
         backend = ChatllmBackend(library)
     except OSError as error:
-        reply({"error": f"{library}: not a library with chatllm.cpp's C interface ({error})"})
+        say = f"{library}: not a library with chatllm.cpp's C interface ({error})"
+        say += "; name another by --library, or build ours by `pip install .`"
+        fail(say, None)
         return 1
     malloc = _malloc_reader(process)
     hello: Hello = {"pid": os.getpid(), "malloc": malloc()}
@@ -44,7 +50,7 @@ def main(library: str) -> int:
             try:
                 reply(_answer(backend, command, malloc))
             except BackendError as error:
-                reply({"error": str(error)})
+                fail(str(error), malloc())
     return 0
 
 

@@ -40,6 +40,7 @@ class Error(TypedDict):
     """The command failed and the worker is still there."""
 
     error: str
+    malloc: Malloc | None
 
 
 class Hello(TypedDict):

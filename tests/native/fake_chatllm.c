@@ -4,7 +4,8 @@
  *   pieces=N           bytes in a text callback           delay_ms=N                before each text callback
  *   leak=N             bytes never freed, each load       hoard=N                   mappings never unmapped, each load
  *   noise=1            print on stdout                    statistics=LINE           for chatllm_show_statistics
- *   stderr_error=1     report an error and return 0
+ *   stderr_error=1     report an error and return 0       error_leak=N              bytes never freed, each error
+ *   error_input=1      say what was being transcribed in an error
  *   crash|abort|error|hang=load|transcribe|restart|unload
  *   once=FILE          misbehave only while FILE is missing, and create it
  *   ready=FILE         create FILE when a hang begins
@@ -58,7 +59,7 @@ static void wait_ms(long ms) {
 }
 
 /* Misbehave in this phase if the script says so; non-zero for an error to return. */
-static int misbehave(struct chatllm_obj *object, const char *phase) {
+static int misbehave(struct chatllm_obj *object, const char *phase, const char *input) {
     static const char *const kinds[] = {"crash", "abort", "error", "hang"};
     for (int kind = 0; kind < 4; kind++) {
         if (strcmp(setting(object, kinds[kind]), phase) != 0) {
@@ -76,7 +77,15 @@ static int misbehave(struct chatllm_obj *object, const char *phase) {
         } else if (kind == 1) {
             abort();
         } else if (kind == 2) {
+            long leak = atol(setting(object, "error_leak"));
+            if (leak > 0) {
+                memset(malloc((size_t)leak), 1, (size_t)leak);
+            }
             object->print(object->user, 2, "told to fail");
+            if (*setting(object, "error_input")) {
+                object->print(object->user, 2, "at");
+                object->print(object->user, 2, input);
+            }
             return 1;
         } else {
             const char *ready = setting(object, "ready");
@@ -91,9 +100,10 @@ static int misbehave(struct chatllm_obj *object, const char *phase) {
     return 0;
 }
 
-/* With FAKE_DIES in the environment, the library kills whoever opens it. */
+/* With FAKE_DIES=FILE in the environment, the library kills whoever opens it while FILE is there. */
 __attribute__((constructor)) static void open_library(void) {
-    if (getenv("FAKE_DIES")) {
+    const char *file = getenv("FAKE_DIES");
+    if (file && access(file, F_OK) == 0) {
         abort();
     }
 }
@@ -138,7 +148,7 @@ int chatllm_start(struct chatllm_obj *object, print_function print, end_function
         print(user, 2, "cannot read the model");
         return 1;
     }
-    if (misbehave(object, "load")) {
+    if (misbehave(object, "load", "")) {
         return 1;
     }
     long leak = atol(setting(object, "leak"));
@@ -178,7 +188,7 @@ int chatllm_user_input(struct chatllm_obj *object, const char *input) {
     char text[4096];
     long pieces = atol(setting(object, "pieces"));
     size_t piece = pieces > 0 ? (size_t)pieces : 3;
-    if (misbehave(object, "transcribe")) {
+    if (misbehave(object, "transcribe", input)) {
         return 1;
     }
     if (*setting(object, "stderr_error")) {
@@ -204,7 +214,7 @@ int chatllm_user_input(struct chatllm_obj *object, const char *input) {
 
 void chatllm_restart(struct chatllm_obj *object, const char *system) {
     (void)system;
-    misbehave(object, "restart");
+    misbehave(object, "restart", "");
 }
 
 void chatllm_show_statistics(struct chatllm_obj *object) {
@@ -215,7 +225,7 @@ void chatllm_show_statistics(struct chatllm_obj *object) {
 }
 
 int chatllm_destroy(struct chatllm_obj *object) {
-    if (misbehave(object, "unload")) {
+    if (misbehave(object, "unload", "")) {
         return 1;
     }
     free(object->script);

@@ -47,7 +47,8 @@ def test_only_a_library_with_the_interface_opens(fake_library: Path, tmp_path: P
     open_library(str(fake_library))
     text = tmp_path / "libtext.so"
     text.write_text("not a library")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="libtext") as caught:
         open_library(str(text))
+    assert "ctypes" not in str(caught.value)
     with pytest.raises(OSError, match="chatllm_create"):
         open_library("libc.so.6")

@@ -105,6 +105,68 @@ def test_threads_that_stay_are_a_leak() -> None:
     assert "threads" in verdict.reason
 
 
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("count", [20, 30, 50, 200])
+def test_a_count_that_rises_every_few_iterations_is_a_leak(every: int, count: int) -> None:
+    verdict = judged(np.full(count, 20.0 * MIB), threads=4 + np.arange(count) // every)
+    assert (verdict.word, verdict.holder) == (Word.LEAK, "threads")
+
+
+@given(st.integers(12, 60), st.data())
+def test_a_count_that_rises_late_is_never_flat(count: int, data: st.DataObject) -> None:
+    at = data.draw(st.integers(count // 2 + 1, count - 1))
+    verdict = judged(np.full(count, 20.0 * MIB), threads=4 + np.maximum(np.arange(count) - at + 1, 0))
+    assert verdict.word in (Word.LEAK, Word.INCONCLUSIVE)
+    one = judged(np.full(count, 20.0 * MIB), threads=4 + (np.arange(count) >= at))
+    assert one.word is Word.INCONCLUSIVE
+    assert "threads" in one.reason
+
+
+@given(st.integers(12, 60), st.data())
+def test_a_count_that_settles_early_or_is_given_back_is_flat(count: int, data: st.DataObject) -> None:
+    at = data.draw(st.integers(1, count // 2))
+    assert judged(np.full(count, 20.0 * MIB), threads=4 + (np.arange(count) >= at)).word is Word.FLAT
+    spike = 4 + (np.arange(count) == data.draw(st.integers(0, count - 2)))
+    assert judged(np.full(count, 20.0 * MIB), threads=spike).word is Word.FLAT
+
+
+def test_what_is_held_must_be_known_well_enough() -> None:
+    noise = np.random.default_rng(1).normal(0, 64 * 1024, 30)
+    verdict = judged(np.full(30, 20.0 * MIB), held=2 * MIB + noise)
+    assert verdict.word is Word.INCONCLUSIVE
+    assert "malloc's callers" in verdict.reason
+    assert verdict.iterations_to_decide is not None and verdict.iterations_to_decide > 30
+
+
+@pytest.mark.parametrize("start", [30, 40, 45, 48])
+def test_what_is_held_and_begins_to_grow_late_is_never_flat(start: int) -> None:
+    rise = 20_000 * np.maximum(np.arange(50) - start, 0)
+    verdict = judged(np.full(50, 20.0 * MIB), held=2 * MIB + rise)
+    assert verdict.word in (Word.LEAK, Word.INCONCLUSIVE)
+
+
+@given(st.integers(20, 120), st.lists(st.integers(0, 900), min_size=10, max_size=10))
+def test_a_few_kib_of_heap_in_the_first_iterations_are_flat(count: int, steps: list[int]) -> None:
+    held = 2 * MIB + np.cumsum([*steps, *[0] * (count - len(steps))])
+    assert judged(np.full(count, 20.0 * MIB), held=held).word is Word.FLAT
+
+
+@pytest.mark.parametrize("count", range(10, 41))
+def test_small_steps_of_the_heap_do_not_make_a_run_of_any_length_inconclusive(count: int) -> None:
+    """The shape of a real run: 8 KiB in the first iterations, one step of 2.5 KiB later, and level."""
+    index = np.arange(count)
+    held = 2 * MIB + np.minimum(index, 6) * 1300 + (index >= 8) * 56 + (index >= 18) * 2512
+    assert judged(np.full(count, 20.0 * MIB), held=held).word is Word.FLAT
+
+
+def test_a_very_long_run_is_judged_in_little_memory_and_time() -> None:
+    noise = np.random.default_rng(1).normal(0, 4096, 50_000)
+    assert judged(20 * MIB + noise).word is Word.FLAT
+    leak = judged(20 * MIB + noise, held=2 * MIB + 2048.0 * np.arange(50_000))
+    assert (leak.word, leak.holder) == (Word.LEAK, "heap in use")
+    assert leak.held is not None and leak.held.slope == pytest.approx(2048)
+
+
 def test_a_flat_run_says_what_it_could_have_seen() -> None:
     verdict = judged(np.full(30, 20.0 * MIB))
     assert verdict.word is Word.FLAT
