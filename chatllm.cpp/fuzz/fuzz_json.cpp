@@ -29,8 +29,11 @@ void visit(const JsonView &value, int depth) {
     case JsonKind::string:
         if (!value.is_string(value.as_string())) std::abort();
         return;
-    case JsonKind::boolean: value.as_bool(); return;
-    case JsonKind::null: return;
+    case JsonKind::boolean:
+        value.as_bool();
+        return;
+    case JsonKind::null:
+        return;
     case JsonKind::number:
         try {
             value.as_double();

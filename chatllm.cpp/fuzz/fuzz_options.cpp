@@ -1,4 +1,5 @@
-// Whatever a host hands over as text: option words (one a line), an input with tags, base64, the name of a language.
+// Whatever a host hands over as text: option words (one a line), an input with tags, base64, the name of a
+// language.
 
 #include <cstdint>
 #include <sstream>

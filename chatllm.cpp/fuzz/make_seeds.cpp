@@ -36,7 +36,8 @@ int main(int argc, char **argv) {
         return 2;
     }
     const std::filesystem::path root = argv[1];
-    Seeds model_file(root, "model_file"), transcribe(root, "transcribe"), wav(root, "wav"), json(root, "json");
+    Seeds model_file(root, "model_file"), transcribe(root, "transcribe"), wav(root, "wav"),
+        json(root, "json");
     Seeds tokenizer(root, "tokenizer"), options(root, "options");
 
     // The fields as they are: see patched_model.h.
@@ -50,7 +51,8 @@ int main(int argc, char **argv) {
     }
     const std::size_t metadata_end = model.at("model type");
     json.add(std::string_view(model.bytes).substr(20, metadata_end - 20));
-    for (const char *text : {"[1, -2.5e3, true, null]", R"({"a": {"b": ["\u00e9\ud83d\ude00\n"]}})", R"("text")", "[[[[]]]]"}) {
+    for (const char *text :
+         {"[1, -2.5e3, true, null]", R"({"a": {"b": ["\u00e9\ud83d\ude00\n"]}})", R"("text")", "[[[[]]]]"}) {
         json.add(text);
     }
 
@@ -62,12 +64,13 @@ int main(int argc, char **argv) {
     wav.add(chatllm::check::wav({.encoding = 3, .bits = 32}, data));
     wav.add(chatllm::check::wav({.encoding = 0xFFFE}, data));
 
-    for (const char *text : {"language English<asr_text>It's 42, isn't it?", "system\n名前は、", "  \n\n\t x\r\n",
-                             "\xF0\x9F\x98\x80\xFF\xC3", "<|im_start|>user<|im_end|>"}) {
+    for (const char *text : {"language English<asr_text>It's 42, isn't it?", "system\n名前は、",
+                             "  \n\n\t x\r\n", "\xF0\x9F\x98\x80\xFF\xC3", "<|im_start|>user<|im_end|>"}) {
         tokenizer.add(text);
     }
-    for (const char *text : {"-m\nmodel.bin\n-n\n2\n-l\n100\n--temp\n0.5\n--seed\n7", "-m\na\n--set\nlanguage\nzh",
-                             "say {{audio:/a.wav}} now", "UklGRiQAAABXQVZF", "--multimedia_file_tags\n<\n>\n-m\nb", "yue"}) {
+    for (const char *text :
+         {"-m\nmodel.bin\n-n\n2\n-l\n100\n--temp\n0.5\n--seed\n7", "-m\na\n--set\nlanguage\nzh",
+          "say {{audio:/a.wav}} now", "UklGRiQAAABXQVZF", "--multimedia_file_tags\n<\n>\n-m\nb", "yue"}) {
         options.add(text);
     }
     return 0;

@@ -15,8 +15,8 @@
 
 namespace chatllm::fuzz {
 
-// A sound model file with the fuzzer's bytes laid over it: their first four are where, and whether the file ends
-// behind them. So a few bytes reach any field, which a fuzzer would not find in a whole file.
+// A sound model file with the fuzzer's bytes laid over it: their first four are where, and whether the file
+// ends behind them. So a few bytes reach any field, which a fuzzer would not find in a whole file.
 inline std::string patched_model(std::span<const std::uint8_t> input) {
     static const std::string sound = tiny::write_model({.matrices = TensorType::q8_0}).bytes;
     std::uint32_t place;
@@ -36,7 +36,8 @@ inline std::string patched_model(std::span<const std::uint8_t> input) {
 class MemoryFile {
 public:
     explicit MemoryFile(std::string_view bytes) : fd_(memfd_create("model", MFD_CLOEXEC)) {
-        if (fd_ < 0 || write(fd_, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) std::abort();
+        if (fd_ < 0 || write(fd_, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()))
+            std::abort();
     }
     ~MemoryFile() { close(fd_); }
     MemoryFile(const MemoryFile &) = delete;

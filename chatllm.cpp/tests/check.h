@@ -102,18 +102,18 @@ void check_throws(Run &&run, std::string_view part, const char *text, const char
 
 }  // namespace chatllm::check
 
-#define TEST(name)                                                                     \
-    static void test_##name();                                                         \
-    static const chatllm::check::Registration registration_##name{#name, test_##name}; \
+#define TEST(name)                                                                                           \
+    static void test_##name();                                                                               \
+    static const chatllm::check::Registration registration_##name{#name, test_##name};                       \
     static void test_##name()
 
-#define CHECK(condition)                                                                       \
-    do {                                                                                       \
-        if (!(condition)) chatllm::check::report(__FILE__, __LINE__, "not true: " #condition); \
+#define CHECK(condition)                                                                                     \
+    do {                                                                                                     \
+        if (!(condition)) chatllm::check::report(__FILE__, __LINE__, "not true: " #condition);               \
     } while (false)
 
 #define CHECK_EQ(a, b) chatllm::check::check_equal((a), (b), #a " == " #b, __FILE__, __LINE__)
 
 // The expression throws a std::exception whose message contains `part`.
-#define CHECK_THROWS(expression, part) \
+#define CHECK_THROWS(expression, part)                                                                       \
     chatllm::check::check_throws([&] { (void)(expression); }, (part), #expression, __FILE__, __LINE__)

@@ -1,7 +1,7 @@
-// cycle-driver [--check] N MODEL_A MODEL_B CLIP: N times load, transcribe, unload, the models in turn, in one process
-// through the C interface. After each cycle one line: bytes that malloc's callers hold, anonymous memory, mappings,
-// threads, open files. With --check, exit status 1 unless every cycle after the third ends as the third did: exactly in
-// the counts, within 64 KiB in the bytes.
+// cycle-driver [--check] N MODEL_A MODEL_B CLIP: N times load, transcribe, unload, the models in turn, in one
+// process through the C interface. After each cycle one line: bytes that malloc's callers hold, anonymous
+// memory, mappings, threads, open files. With --check, exit status 1 unless every cycle after the third ends
+// as the third did: exactly in the counts, within 64 KiB in the bytes.
 
 #include <malloc.h>
 #include <unistd.h>
@@ -52,11 +52,18 @@ std::int64_t n_lines(const char *path) {
     return n;
 }
 
+std::int64_t n_threads() { return n_entries("/proc/self/task"); }
+
+// The system may list a thread for a moment after it was joined.
+void wait_for_threads(std::int64_t n_expected) {
+    for (int wait = 0; wait < 1000 && n_threads() > n_expected; ++wait) usleep(1000);
+}
+
 Footprint measure() {
     Footprint now{};
+    now.n_threads = n_threads();
     now.anonymous_bytes = anonymous_bytes();
     now.n_mappings = n_lines("/proc/self/maps");
-    now.n_threads = n_entries("/proc/self/task");
     now.n_descriptors = n_entries("/proc/self/fd");
     const struct mallinfo2 heap = mallinfo2();
     now.held_bytes = static_cast<std::int64_t>(heap.uordblks + heap.hblkhd);
@@ -65,8 +72,9 @@ Footprint measure() {
 
 bool settled(const Footprint &now, const Footprint &then) {
     return std::abs(now.held_bytes - then.held_bytes) <= tolerance_bytes &&
-           std::abs(now.anonymous_bytes - then.anonymous_bytes) <= tolerance_bytes && now.n_mappings == then.n_mappings &&
-           now.n_threads == then.n_threads && now.n_descriptors == then.n_descriptors;
+           std::abs(now.anonymous_bytes - then.anonymous_bytes) <= tolerance_bytes &&
+           now.n_mappings == then.n_mappings && now.n_threads == then.n_threads &&
+           now.n_descriptors == then.n_descriptors;
 }
 
 void print_error(void *, int type, const char *text) {
@@ -75,8 +83,10 @@ void print_error(void *, int type, const char *text) {
 
 bool run_cycle(const char *model, const std::string &input) {
     chatllm_obj *obj = chatllm_create();
-    for (const char *word : {"-m", model, "-n", "2", "--max_new_tokens", "4"}) chatllm_append_param(obj, word);
-    const bool done = chatllm_start(obj, print_error, nullptr, nullptr) == 0 && chatllm_user_input(obj, input.c_str()) == 0;
+    for (const char *word : {"-m", model, "-n", "2", "--max_new_tokens", "4"})
+        chatllm_append_param(obj, word);
+    const bool done =
+        chatllm_start(obj, print_error, nullptr, nullptr) == 0 && chatllm_user_input(obj, input.c_str()) == 0;
     return chatllm_destroy(obj) == 0 && done;
 }
 
@@ -96,10 +106,12 @@ int main(int argc, char **argv) {
         return 2;
     }
     const std::string input = std::string("{{audio:") + words[3] + "}}";
+    const std::int64_t n_own_threads = n_threads();
     Footprint third{};
     int n_unsettled = 0;
     for (int cycle = 1; cycle <= n_cycles; ++cycle) {
         if (!run_cycle(words[cycle % 2 == 1 ? 1 : 2], input)) return 1;
+        if (check) wait_for_threads(n_own_threads);
         const Footprint now = measure();
         if (cycle == settled_after) third = now;
         const bool other = check && cycle > settled_after && !settled(now, third);

@@ -51,12 +51,23 @@ private:
     static void print(void *user, int type, const char *utf8) {
         auto &host = *static_cast<Host *>(user);
         switch (type) {
-        case PRINT_CHAT_CHUNK: host.text += utf8; break;
-        case PRINTLN_META: host.lines.emplace_back(utf8); break;
-        case PRINTLN_ERROR: host.errors.emplace_back(utf8); break;
-        case PRINTLN_TOKEN_IDS: host.token_ids = utf8; break;
-        case PRINTLN_MODEL_INFO: host.model_info = utf8; break;
-        default: host.errors.emplace_back("print type " + std::to_string(type));
+        case PRINT_CHAT_CHUNK:
+            host.text += utf8;
+            break;
+        case PRINTLN_META:
+            host.lines.emplace_back(utf8);
+            break;
+        case PRINTLN_ERROR:
+            host.errors.emplace_back(utf8);
+            break;
+        case PRINTLN_TOKEN_IDS:
+            host.token_ids = utf8;
+            break;
+        case PRINTLN_MODEL_INFO:
+            host.model_info = utf8;
+            break;
+        default:
+            host.errors.emplace_back("print type " + std::to_string(type));
         }
         if (host.on_print) host.on_print(type);
     }

@@ -29,7 +29,8 @@ int main(int argc, char **argv) {
     const std::filesystem::path folder = argv[1];
     std::filesystem::create_directories(folder);
     const chatllm::tiny::Settings b{.seed = 2, .matrices = chatllm::TensorType::q8_0, .ffn_width = 128};
-    const bool done = write(folder / "a.bin", write_model().bytes) && write(folder / "b.bin", write_model(b).bytes) &&
+    const bool done = write(folder / "a.bin", write_model().bytes) &&
+                      write(folder / "b.bin", write_model(b).bytes) &&
                       write(folder / "clip.wav", chatllm::check::clip_wav(0.5));
     return done ? 0 : 1;
 }

@@ -18,7 +18,8 @@ namespace {
 
 constexpr double ceiling = 1e-5;  // absolute, in the normalised domain
 
-// Slaney's mel scale (Auditory Toolbox, 1998): 15 mel up to 1,000 Hz in straight line, then 27 steps to a factor of 6.4.
+// Slaney's mel scale (Auditory Toolbox, 1998): 15 mel up to 1,000 Hz in straight line, then 27 steps to a
+// factor of 6.4.
 double mel_of(double hz) { return hz < 1000 ? 3 * hz / 200 : 15 + 27 * std::log(hz / 1000) / std::log(6.4); }
 double hz_of(double mel) { return mel < 15 ? 200 * mel / 3 : 1000 * std::pow(6.4, (mel - 15) / 27); }
 
@@ -48,7 +49,8 @@ std::vector<double> reference(const std::vector<float> &samples, int n_bands) {
         }
         for (int band = 0; band < n_bands; ++band) {
             const double mel_step = mel_of(8000) / (n_bands + 1);
-            const double low = hz_of(band * mel_step), peak = hz_of((band + 1) * mel_step), high = hz_of((band + 2) * mel_step);
+            const double low = hz_of(band * mel_step), peak = hz_of((band + 1) * mel_step),
+                         high = hz_of((band + 2) * mel_step);
             double energy = 0;
             for (int bin = 0; bin <= 200; ++bin) {
                 const double hz = 40.0 * bin;
@@ -77,7 +79,8 @@ void check_against_reference(const std::vector<float> &samples, int n_bands = 12
     const auto mel = computed(samples, n_bands, 1);
     CHECK_EQ(mel.size(), expected.size());
     double worst = 0;
-    for (std::size_t i = 0; i < mel.size(); ++i) worst = std::max(worst, std::fabs(static_cast<double>(mel[i]) - expected[i]));
+    for (std::size_t i = 0; i < mel.size(); ++i)
+        worst = std::max(worst, std::fabs(static_cast<double>(mel[i]) - expected[i]));
     CHECK(worst <= ceiling);
 }
 
@@ -91,7 +94,8 @@ TEST(lengths_that_no_hop_divides) {
 
 TEST(a_loud_tone_beside_silence) {
     std::vector<float> samples(8000);
-    for (std::size_t i = 0; i < 3000; ++i) samples[i] = static_cast<float>(std::sin(0.5 * static_cast<double>(i)));
+    for (std::size_t i = 0; i < 3000; ++i)
+        samples[i] = static_cast<float>(std::sin(0.5 * static_cast<double>(i)));
     check_against_reference(samples);
 }
 

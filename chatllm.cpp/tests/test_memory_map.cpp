@@ -109,7 +109,8 @@ TEST(an_anonymous_map_moves) {
 }
 
 TEST(too_many_bytes_are_an_error_that_names_the_purpose) {
-    CHECK_THROWS(AnonymousMap(std::size_t{1} << 62, "KV cache"), "out of memory: 4611686018427387904 bytes for the KV cache");
+    CHECK_THROWS(AnonymousMap(std::size_t{1} << 62, "KV cache"),
+                 "out of memory: 4611686018427387904 bytes for the KV cache");
     const AnonymousMap nothing(0, "test");
     CHECK(nothing.data() == nullptr);
 }
@@ -132,7 +133,8 @@ TEST(an_arena_places_what_it_measured) {
 TEST(an_arena_beyond_the_address_space_is_an_error) {
     constexpr std::size_t most = std::numeric_limits<std::size_t>::max();
     for (const std::size_t n : {most, most / 4, most / 8 + 1}) {
-        CHECK_THROWS(chatllm::build_arena("test", [&](ArenaCursor &arena) { arena.take<double>(n); }), "out of memory");
+        CHECK_THROWS(chatllm::build_arena("test", [&](ArenaCursor &arena) { arena.take<double>(n); }),
+                     "out of memory");
     }
     CHECK_THROWS(chatllm::build_arena("test",
                                       [&](ArenaCursor &arena) {

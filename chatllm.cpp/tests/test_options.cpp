@@ -35,10 +35,33 @@ TEST(defaults) {
 }
 
 TEST(every_option) {
-    const Options options = parse({"-n", "3", "-l", "100", "-s", "names: Ada", "--temp", "0.5", "--seed", "18446744073709551615",
-                                   "--max_new_tokens", "-1", "--format", "chat", "--set", "language", "zh", "--set",
-                                   "encoder_window", "full", "--multimedia_file_tags", "<<", ">>", "--hide_banner", "-i",
-                                   "--log_level", "4"});
+    const Options options = parse({"-n",
+                                   "3",
+                                   "-l",
+                                   "100",
+                                   "-s",
+                                   "names: Ada",
+                                   "--temp",
+                                   "0.5",
+                                   "--seed",
+                                   "18446744073709551615",
+                                   "--max_new_tokens",
+                                   "-1",
+                                   "--format",
+                                   "chat",
+                                   "--set",
+                                   "language",
+                                   "zh",
+                                   "--set",
+                                   "encoder_window",
+                                   "full",
+                                   "--multimedia_file_tags",
+                                   "<<",
+                                   ">>",
+                                   "--hide_banner",
+                                   "-i",
+                                   "--log_level",
+                                   "4"});
     CHECK_EQ(options.n_threads, 3);
     CHECK_EQ(options.max_length, 100);
     CHECK_EQ(options.system_prompt, "names: Ada");
@@ -114,7 +137,8 @@ TEST(languages_by_name_and_code) {
     CHECK_EQ(language_name("japanese", {}), "Japanese");
     CHECK_EQ(language_name("english", {"Klingon", "English"}), "English");
     CHECK_EQ(language_name("Klingon", {"Klingon"}), "Klingon");
-    CHECK_THROWS(language_name("Klingon", {}), "language 'Klingon' is unknown to the model (known: Chinese, English");
+    CHECK_THROWS(language_name("Klingon", {}),
+                 "language 'Klingon' is unknown to the model (known: Chinese, English");
     CHECK_THROWS(language_name("de", {"English"}), "(known: English)");
 }
 

@@ -1,5 +1,5 @@
-// Memory that runs out, at every allocation of load, transcription and unload: each time a message and a status, an
-// object that can still be destroyed, and nothing left behind.
+// Memory that runs out, at every allocation of load, transcription and unload: each time a message and a
+// status, an object that can still be destroyed, and nothing left behind.
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -53,7 +53,8 @@ Faults faults;
 
 void *allocate(std::size_t n, std::size_t alignment) {
     if (faults.refuses()) return nullptr;
-    void *block = alignment == 0 ? std::malloc(n == 0 ? 1 : n) : aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment);
+    void *block = alignment == 0 ? std::malloc(n == 0 ? 1 : n)
+                                 : aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment);
     if (block != nullptr) ++faults.n_blocks;
     return block;
 }
@@ -74,7 +75,9 @@ void release(void *block) {
 // The engine is linked into this program, so these definitions are the ones it calls.
 void *operator new(std::size_t n) { return allocate_or_throw(n, 0); }
 void *operator new[](std::size_t n) { return allocate_or_throw(n, 0); }
-void *operator new(std::size_t n, std::align_val_t alignment) { return allocate_or_throw(n, static_cast<std::size_t>(alignment)); }
+void *operator new(std::size_t n, std::align_val_t alignment) {
+    return allocate_or_throw(n, static_cast<std::size_t>(alignment));
+}
 void *operator new(std::size_t n, const std::nothrow_t &) noexcept { return allocate(n, 0); }
 void operator delete(void *block) noexcept { release(block); }
 void operator delete[](void *block) noexcept { release(block); }
@@ -102,7 +105,8 @@ extern "C" int munmap(void *place, std::size_t n) noexcept {
     return static_cast<int>(status);
 }
 
-extern "C" int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *context) noexcept {
+extern "C" int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
+                              void *context) noexcept {
     if (faults.refuses()) return EAGAIN;
     static const auto next = reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
     return next(thread, attributes, run, context);
@@ -113,7 +117,8 @@ namespace {
 
 struct Files {
     TemporaryFolder folder;
-    std::string model = folder.write("m.bin", write_model({.matrices = chatllm::TensorType::q8_0, .ffn_width = 128}).bytes);
+    std::string model =
+        folder.write("m.bin", write_model({.matrices = chatllm::TensorType::q8_0, .ffn_width = 128}).bytes);
     std::string clip = folder.write("c.wav", clip_wav(0.6));
     std::string input = "{{audio:" + clip + "}}";
 };
@@ -131,7 +136,8 @@ struct Outcome {
 
 void listen(void *user, int type, const char *utf8) {
     auto &outcome = *static_cast<Outcome *>(user);
-    if (type == PRINT_CHAT_CHUNK) std::strncat(outcome.text, utf8, sizeof(outcome.text) - std::strlen(outcome.text) - 1);
+    if (type == PRINT_CHAT_CHUNK)
+        std::strncat(outcome.text, utf8, sizeof(outcome.text) - std::strlen(outcome.text) - 1);
     if (type == PRINTLN_ERROR) {
         ++outcome.n_errors;
         std::snprintf(outcome.error, sizeof(outcome.error), "%s", utf8);
@@ -142,7 +148,8 @@ void live(const Files &files, Outcome &outcome) {
     chatllm_obj *obj = chatllm_create();
     outcome.created = obj != nullptr;
     if (obj == nullptr) return;
-    for (const char *word : {"-m", files.model.c_str(), "-n", "3", "--max_new_tokens", "6", "--set", "language", "English"}) {
+    for (const char *word :
+         {"-m", files.model.c_str(), "-n", "3", "--max_new_tokens", "6", "--set", "language", "English"}) {
         chatllm_append_param(obj, word);
     }
     outcome.start_status = chatllm_start(obj, listen, nullptr, &outcome);
@@ -162,11 +169,14 @@ Outcome live_refusing(const Files &files, long refused) {
 
 void expect(bool condition, long request, const Outcome &outcome, const char *what) {
     if (condition) return;
-    chatllm::check::report(__FILE__, __LINE__, "request " + std::to_string(request) + " refused: " + what + " (" +
-                                                   outcome.error + ")");
+    chatllm::check::report(__FILE__, __LINE__,
+                           "request " + std::to_string(request) + " refused: " + what + " (" + outcome.error +
+                               ")");
 }
 
 }  // namespace
+
+#if !defined(CHATLLM_SANITIZED)
 
 namespace {
 
@@ -179,6 +189,8 @@ rlim_t address_space() {
 
 }  // namespace
 
+#endif
+
 // The real thing: a process that may grow by so many bytes and no more. Threads' stacks count too.
 TEST(a_limited_address_space_is_a_message) {
 #if defined(CHATLLM_SANITIZED)
@@ -190,7 +202,7 @@ TEST(a_limited_address_space_is_a_message) {
         const pid_t child = fork();
         if (child == 0) {
             malloc_trim(0);  // what the parent's heap keeps back would serve first
-            const struct rlimit limit {address_space() + room, RLIM_INFINITY};
+            const struct rlimit limit { address_space() + room, RLIM_INFINITY };
             setrlimit(RLIMIT_AS, &limit);
             Outcome outcome;
             live(files, outcome);
@@ -204,8 +216,10 @@ TEST(a_limited_address_space_is_a_message) {
         n_complete += code == 0;
         n_failed += code == 1;
         if (code != 0 && code != 1) {
-            chatllm::check::report(__FILE__, __LINE__, "with room for " + std::to_string(room) + " bytes: " +
-                                                           (exited ? "no message" : "signal " + std::to_string(WTERMSIG(status))));
+            chatllm::check::report(
+                __FILE__, __LINE__,
+                "with room for " + std::to_string(room) +
+                    " bytes: " + (exited ? "no message" : "signal " + std::to_string(WTERMSIG(status))));
         }
     }
     std::cout << n_failed << " limits reported, " << n_complete << " wide enough\n";
@@ -235,13 +249,15 @@ TEST(every_request_for_memory_may_be_refused) {
         expect(outcome.destroy_status == 0, request, outcome, "cannot be destroyed");
         if (outcome.complete()) {
             // std::stable_sort, for one, does without the buffer that it asks for.
-            expect(std::string_view(outcome.text) == sound.text && outcome.n_errors == 0, request, outcome, "another text");
+            expect(std::string_view(outcome.text) == sound.text && outcome.n_errors == 0, request, outcome,
+                   "another text");
             continue;
         }
         ++n_failed;
         expect(outcome.n_errors == 1, request, outcome, "not one line");
         const std::string_view error = outcome.error;
-        const bool why = error.find("memory") != error.npos || error.find("cannot start a thread") != error.npos;
+        const bool why =
+            error.find("memory") != error.npos || error.find("cannot start a thread") != error.npos;
         expect(why, request, outcome, "another reason");
     }
     std::cout << n_requests << " requests, " << n_failed << " of them reported\n";

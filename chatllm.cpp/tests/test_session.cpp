@@ -30,7 +30,8 @@ using Words = std::vector<std::string>;
 // A model and a clip of 1.3 s: 17 audio tokens.
 struct Files {
     explicit Files(const Settings &settings = {})
-        : model(folder.write("m.bin", write_model(settings).bytes)), clip(folder.write("c.wav", clip_wav(1.3))) {}
+        : model(folder.write("m.bin", write_model(settings).bytes)),
+          clip(folder.write("c.wav", clip_wav(1.3))) {}
 
     Words words(Words more = {}) const {
         Words all{"-m", model, "-n", "2", "--max_new_tokens", "8"};
@@ -63,7 +64,8 @@ void check_error(const Host &host, std::string_view part) {
     CHECK_EQ(host.errors.size(), 1u);
     if (host.errors.size() != 1) return;
     if (host.errors[0].find(part) == std::string::npos || host.errors[0].find('\n') != std::string::npos) {
-        chatllm::check::report(__FILE__, __LINE__, '"' + host.errors[0] + "\" is no line with \"" + std::string(part) + '"');
+        chatllm::check::report(__FILE__, __LINE__,
+                               '"' + host.errors[0] + "\" is no line with \"" + std::string(part) + '"');
     }
 }
 
@@ -146,8 +148,8 @@ TEST(two_objects_speak_to_their_own_hosts) {
 }
 
 TEST(the_number_of_threads_changes_no_bit) {
-    for (const TensorType type : {TensorType::f32, TensorType::f16, TensorType::q8_0, TensorType::q4_0, TensorType::q4_1,
-                                  TensorType::q4_k}) {
+    for (const TensorType type : {TensorType::f32, TensorType::f16, TensorType::q8_0, TensorType::q4_0,
+                                  TensorType::q4_1, TensorType::q4_k}) {
         const Files files({.matrices = type, .ffn_width = 256});
         std::string text;
         std::vector<std::vector<float>> logits;
@@ -168,8 +170,8 @@ TEST(the_number_of_threads_changes_no_bit) {
 }
 
 TEST(instruction_sets_agree) {
-    for (const TensorType type : {TensorType::f32, TensorType::f16, TensorType::q8_0, TensorType::q4_0, TensorType::q4_1,
-                                  TensorType::q4_k}) {
+    for (const TensorType type : {TensorType::f32, TensorType::f16, TensorType::q8_0, TensorType::q4_0,
+                                  TensorType::q4_1, TensorType::q4_k}) {
         const Files files({.matrices = type, .ffn_width = 256});
         std::vector<float> reference;
         for (const chatllm::Kernels *kernels : chatllm::available_kernels()) {
@@ -269,16 +271,19 @@ TEST(wrong_inputs_leave_the_object_usable) {
 
 TEST(models_that_cannot_be_loaded) {
     const Files files;
-    check_start_fails({"-m", files.folder.path("none.bin")}, "none.bin: cannot open: No such file or directory");
+    check_start_fails({"-m", files.folder.path("none.bin")},
+                      "none.bin: cannot open: No such file or directory");
     check_start_fails({"-m", files.clip}, "c.wav: magic at offset 0: is 'RIFF'");
     check_start_fails({}, "option -m: no model file is named");
     check_start_fails({"-m", files.model, "--warp"}, "option --warp is unknown");
-    check_start_fails(files.words({"--set", "language", "xx"}), "language 'xx' is unknown to the model (known: Chinese, English)");
+    check_start_fails(files.words({"--set", "language", "xx"}),
+                      "language 'xx' is unknown to the model (known: Chinese, English)");
 
     auto model = write_model();
     const std::size_t at = model.bytes.find("<|audio_pad|>");
     model.bytes.replace(at, 13, "<|radio_pad|>");
-    check_start_fails({"-m", files.folder.write("no-pad.bin", model.bytes)}, "vocabulary: the token <|audio_pad|> is missing");
+    check_start_fails({"-m", files.folder.write("no-pad.bin", model.bytes)},
+                      "vocabulary: the token <|audio_pad|> is missing");
 }
 
 TEST(the_context_may_be_too_short) {
@@ -346,7 +351,9 @@ TEST(sampling_follows_its_seed) {
     std::string texts[3];
     for (int i = 0; i < 3; ++i) {
         Host host;
-        CHECK_EQ(host.start(files.words({"--temp", "5", "--max_new_tokens", "20", "--seed", i < 2 ? "1" : "2"})), 0);
+        CHECK_EQ(
+            host.start(files.words({"--temp", "5", "--max_new_tokens", "20", "--seed", i < 2 ? "1" : "2"})),
+            0);
         CHECK_EQ(host.transcribe(files.clip), 0);
         texts[i] = host.text;
     }

@@ -36,7 +36,8 @@ TEST(every_chunk_is_done_exactly_once) {
                 ++counts[static_cast<std::size_t>(chunk)];
                 if (thread < 0 || thread >= n_threads) ++wrong_threads;
             });
-            for (int chunk = 0; chunk < n_chunks; ++chunk) CHECK_EQ(counts[static_cast<std::size_t>(chunk)].load(), 1);
+            for (int chunk = 0; chunk < n_chunks; ++chunk)
+                CHECK_EQ(counts[static_cast<std::size_t>(chunk)].load(), 1);
             CHECK_EQ(counts.back().load(), 0);
             CHECK_EQ(wrong_threads.load(), 0);
         }
@@ -50,7 +51,8 @@ TEST(results_of_a_job_are_seen_when_it_returns) {
         for (int job = 0; job < 3000; ++job) {
             pool.run(64, [&](int chunk, int) { values[static_cast<std::size_t>(chunk)] += chunk; });
         }
-        for (int chunk = 0; chunk < 64; ++chunk) CHECK_EQ(values[static_cast<std::size_t>(chunk)], 3000 * chunk);
+        for (int chunk = 0; chunk < 64; ++chunk)
+            CHECK_EQ(values[static_cast<std::size_t>(chunk)], 3000 * chunk);
     }
 }
 
@@ -82,7 +84,8 @@ TEST(a_pool_of_one_starts_no_thread_and_others_end_with_the_pool) {
         CHECK_EQ(n_process_threads(), before + 2);
     }
     // A joined thread may be listed for a moment.
-    for (int wait = 0; wait < 100 && n_process_threads() != before; ++wait) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    for (int wait = 0; wait < 100 && n_process_threads() != before; ++wait)
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
     CHECK_EQ(n_process_threads(), before);
 }
 
@@ -90,9 +93,10 @@ TEST(abort_ends_a_job_early_and_is_remembered_until_cleared) {
     for (const int n_threads : {1, 2, 3, 7}) {
         ThreadPool pool(n_threads);
         std::atomic<int> n_done = 0;
-        CHECK_THROWS(pool.run(100000, [&](int, int) {
-                         if (++n_done == 50) pool.abort();
-                     }),
+        CHECK_THROWS(pool.run(100000,
+                              [&](int, int) {
+                                  if (++n_done == 50) pool.abort();
+                              }),
                      "aborted");
         CHECK(n_done >= 50 && n_done < 100000);
         CHECK_THROWS(pool.check_abort(), "aborted");

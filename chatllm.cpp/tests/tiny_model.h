@@ -14,14 +14,14 @@
 #include "model/tensor.h"
 #include "random.h"
 
-// Writes valid model files of random weights, small enough for valgrind: an encoder of one layer, 64 wide, behind 8
-// convolution channels, and a decoder of one layer with two heads of 32 over one key-value head. What they say means
-// nothing, but the same file always says the same.
+// Writes valid model files of random weights, small enough for valgrind: an encoder of one layer, 64 wide,
+// behind 8 convolution channels, and a decoder of one layer with two heads of 32 over one key-value head.
+// What they say means nothing, but the same file always says the same.
 namespace chatllm::tiny {
 
 struct Settings {
     std::uint64_t seed = 1;
-    TensorType matrices = TensorType::f16;  // rows that its block does not divide become f16
+    TensorType matrices = TensorType::f16;                   // rows that its block does not divide become f16
     std::map<std::string, TensorType, std::less<>> types{};  // of single tensors, by name
     int ffn_width = 64;  // of encoder and decoder; 256 where rows of q4_K are wanted
     int max_length = 512;
@@ -30,8 +30,9 @@ struct Settings {
 
 struct Model {
     std::string bytes;
-    // Where fields lie, by name: "magic", "version", "offset of the model type", "config vocab_size", "vocabulary",
-    // "merges", "tensors"; and for each tensor NAME "NAME length", "NAME dims", "NAME type", "NAME data".
+    // Where fields lie, by name: "magic", "version", "offset of the model type", "config vocab_size",
+    // "vocabulary", "merges", "tensors"; and for each tensor NAME "NAME length", "NAME dims", "NAME type",
+    // "NAME data".
     std::map<std::string, std::size_t, std::less<>> offsets;
 
     std::size_t at(std::string_view field) const { return offsets.find(field)->second; }
@@ -87,7 +88,8 @@ public:
 
         mark("magic").text("ggmm");
         mark("version").i32(1);
-        for (const char *field : {"offset of the model type", "offset of the vocabulary", "offset of the tensors"}) {
+        for (const char *field :
+             {"offset of the model type", "offset of the vocabulary", "offset of the tensors"}) {
             mark(field).i32(0);
         }
         mark("metadata").text(metadata());
@@ -96,7 +98,8 @@ public:
         mark("model-file version").i32(1);
         config();
         point("offset of the vocabulary").mark("vocabulary");
-        for (const std::string &token : tokens_) i32(static_cast<std::int32_t>(token.size())).text(token).text("\x01");
+        for (const std::string &token : tokens_)
+            i32(static_cast<std::int32_t>(token.size())).text(token).text("\x01");
         mark("end of the vocabulary").i32(-1).mark("merges");
         for (const std::string_view merge : merges) i32(static_cast<std::int32_t>(merge.size())).text(merge);
         mark("end of the merges").i32(-1);
@@ -131,20 +134,23 @@ private:
         std::string added;
         auto id = static_cast<int>(tokens_.size());
         for (const char *content : added_tokens) {
-            added += (added.empty() ? "\"" : ", \"") + std::to_string(id++) + R"(": {"content": ")" + content +
-                     R"(", "special": true})";
+            added += (added.empty() ? "\"" : ", \"") + std::to_string(id++) + R"(": {"content": ")" +
+                     content + R"(", "special": true})";
         }
         return R"({"config.json": {"support_languages": ["Chinese", "English"], "thinker_config": {"audio_config": )"
                R"({"d_model": 64, "encoder_layers": 1, "encoder_attention_heads": 1, "encoder_ffn_dim": )" +
                std::to_string(settings_.ffn_width) +
                R"(, "num_mel_bins": 128, "downsample_hidden_size": 8, "n_window": 50, "n_window_infer": 800}, )"
                R"("text_config": {"rms_norm_eps": 1e-06}}}, "tokenizer_config.json": {"added_tokens_decoder": {)" +
-               added + R"(}}, "preprocessor_config.json": {"n_fft": 400, "hop_length": 160, "feature_size": 128}, )"
-                       R"("model_name": "tiny"})";
+               added +
+               R"(}}, "preprocessor_config.json": {"n_fft": 400, "hop_length": 160, "feature_size": 128}, )"
+               R"("model_name": "tiny"})";
     }
 
     void config() {
-        const auto field = [&](const char *name, auto value) { mark(std::string("config ") + name).raw(value); };
+        const auto field = [&](const char *name, auto value) {
+            mark(std::string("config ") + name).raw(value);
+        };
         const auto integer = [&](const char *name, int value) { field(name, std::int32_t{value}); };
         integer("dtype", static_cast<int>(settings_.matrices));
         integer("vocab_size", vocab_size_);
@@ -229,7 +235,8 @@ private:
         std::size_t n = 1;
         for (const int dim : dims) n *= static_cast<std::size_t>(dim);
         const float amplitude = 0.25f;
-        for (std::size_t i = 0; i < n / static_cast<std::size_t>(traits(type).block); ++i) block(type, amplitude);
+        for (std::size_t i = 0; i < n / static_cast<std::size_t>(traits(type).block); ++i)
+            block(type, amplitude);
     }
 
     // A block of random quants under a scale that keeps its values within the amplitude.
@@ -239,11 +246,22 @@ private:
             for (int i = 0; i < n; ++i) raw(static_cast<std::uint8_t>(random_.bits()));
         };
         switch (type) {
-        case TensorType::f32: raw(random_.real(amplitude)); return;
-        case TensorType::f16: half(random_.real(amplitude)); return;
-        case TensorType::q4_0: half(amplitude / 8); return quants(16);
-        case TensorType::q4_1: half(amplitude / 8); half(-amplitude); return quants(16);
-        case TensorType::q8_0: half(amplitude / 128); return quants(32);
+        case TensorType::f32:
+            raw(random_.real(amplitude));
+            return;
+        case TensorType::f16:
+            half(random_.real(amplitude));
+            return;
+        case TensorType::q4_0:
+            half(amplitude / 8);
+            return quants(16);
+        case TensorType::q4_1:
+            half(amplitude / 8);
+            half(-amplitude);
+            return quants(16);
+        case TensorType::q8_0:
+            half(amplitude / 128);
+            return quants(32);
         case TensorType::q4_k:
             half(amplitude / 500);
             half(amplitude / 63);

@@ -46,9 +46,10 @@ inline std::string format_chunk(const WavHeader &header) {
     if (header.encoding == 0xFFFE) {
         append(content, std::uint16_t{22});  // bytes that follow
         append(content, header.bits);
-        append(content, std::uint32_t{0});   // no speaker positions
+        append(content, std::uint32_t{0});  // no speaker positions
         append(content, header.sub_encoding);
-        content.append("\x00\x00\x00\x00\x10\x00\x80\x00\x00\xAA\x00\x38\x9B\x71", 14);  // KSDATAFORMAT_SUBTYPE
+        content.append("\x00\x00\x00\x00\x10\x00\x80\x00\x00\xAA\x00\x38\x9B\x71",
+                       14);  // KSDATAFORMAT_SUBTYPE
     }
     return chunk("fmt ", content);
 }
