@@ -195,6 +195,12 @@ def _run(words: Sequence[str]) -> int:
             _show_run(console, path)
         return _complain(ended_by)
     summary = _show_run(console, path)
+    if summary.failures:
+        first, count = summary.failures[0], len(summary.failures)
+        where = f"iteration {first.iteration}, {first.model}, {first.phase}"
+        return _complain(
+            AsrSwitchError(f"{count} failure{'s' * (count > 1)}; the first: {where}: {first.message}")
+        )
     return _exit_code(summary, check=given.check)
 
 

@@ -220,13 +220,13 @@ def _kib(count: float, sign: str = "+") -> str:
 
 
 def _failure_lines(failures: Sequence[Failure]) -> list[Text]:
+    """One line for each kind of failure: the same message again is a number."""
+    counts = Counter((item.model, item.phase, item.message) for item in failures)
     lines = [
-        Text(f"failed: iteration {item.iteration}, {item.model}, {item.phase}: {item.message}", style="red")
-        for item in failures[:_DETAILED_FAILURES]
+        Text(f"failed: {model}, {phase}{f', {count} times' if count > 1 else ''}: {message}", style="red")
+        for (model, phase, message), count in counts.most_common(_DETAILED_FAILURES)
     ]
-    rest = Counter((item.model, item.phase, item.kind) for item in failures[_DETAILED_FAILURES:])
-    lines += [
-        Text(f"failed: {count} more, {model}, {phase} ({kind})", style="red")
-        for (model, phase, kind), count in rest.items()
-    ]
+    rest = counts.total() - sum(count for _, count in counts.most_common(_DETAILED_FAILURES))
+    if rest:
+        lines.append(Text(f"failed: {rest} more, in the log", style="red"))
     return lines
