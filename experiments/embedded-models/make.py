@@ -23,7 +23,7 @@ from transcribe import Prompt, engine_transcriber, split_answer, torch_transcrib
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
-STEPS = {"small": 5_500, "large": 3_700}
+STEPS = {"small": 5_500, "large": 6_500}
 
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:

@@ -10,14 +10,14 @@ from corpus import Utterance, synthesise
 from features import SAMPLE_RATE, FloatArray
 
 PHONE = "0900073331"
-LONG_ZH = "314159265358979323"
-LONG_EN = "271828182845904523"
+LONG_ZH = "3141592653589793"
+LONG_EN = "1618033988749894"
 
 
 SAMPLES = {
     "phone-zh": Utterance("Chinese", PHONE, " ".join(PHONE), "cmn", 150),
     "phone-en": Utterance("English", PHONE, " ".join(PHONE), "en-us", 150),
-    "long-zh": Utterance("Chinese", LONG_ZH, ", ".join(LONG_ZH), "cmn", 150),
+    "long-zh": Utterance("Chinese", LONG_ZH, ", ".join(LONG_ZH), "cmn", 120),
     "long-en": Utterance("English", LONG_EN, ", ".join(LONG_EN), "en-us", 130),
 }
 
