@@ -25,7 +25,6 @@ struct Settings {
     std::map<std::string, TensorType, std::less<>> types{};  // of single tensors, by name
     int ffn_width = 64;  // of encoder and decoder; 256 where rows of q4_K are wanted
     int max_length = 512;
-    bool output_matrix = true;  // without it the embedding serves
 };
 
 struct Model {
@@ -196,8 +195,7 @@ private:
         affine("multi_modal_projector.proj2", {width, width});
 
         matrix("model.embed_tokens.weight", {vocab_size_, width});
-        // Not at the end: a file cut off before it would be a sound one that shares the embedding.
-        if (settings_.output_matrix) matrix("lm_head.weight", {vocab_size_, width});
+        matrix("lm_head.weight", {vocab_size_, width});
         vector("model.layers.0.input_layernorm.weight", width, 1.0f);
         matrix("model.layers.0.self_attn.q_proj.weight", {2 * head_width, width});
         matrix("model.layers.0.self_attn.k_proj.weight", {head_width, width});

@@ -179,6 +179,7 @@ def bad_models(sound: SoundFile) -> list[BadFile]:
         "before a tensor's data": first.data,
         "in a tensor's data": first.data + 1,
         "between two tensors": matrix.start,
+        "before the last tensor": last.start,
         "in the last tensor's data": last.end - 1,
     }
     for edge, length in edges.items():
@@ -412,6 +413,7 @@ def bad_models(sound: SoundFile) -> list[BadFile]:
         s.without("audio.conv_out.weight"),
         "tensor audio.conv_out.weight is missing",
     )
+    add("without the output matrix", s.without("lm_head.weight"), "tensor lm_head.weight is missing")
     hostile = (
         s.overlaid(conv.start + 4, b"\x1b[2J\n\xff%n%s\0")[: conv.type]
         + struct.pack("<i", 99)

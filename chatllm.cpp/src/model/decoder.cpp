@@ -33,9 +33,8 @@ Decoder::Decoder(const ModelFile &file) : config_(file.text()) {
         });
     }
     final_norm_ = norm("model.norm", width);
-    // Files without an output matrix share the embedding's.
-    output_ = file.has_tensor("lm_head.weight") ? matrix("lm_head", config_.vocab_size, width)
-                                                : matrix("model.embed_tokens", config_.vocab_size, width);
+    // Always stored, even where it equals the embedding: a file that was cut off before it is no tied model.
+    output_ = matrix("lm_head", config_.vocab_size, width);
 
     const int half = config_.head_width / 2;
     for (int i = 0; i < half; ++i) {

@@ -61,7 +61,6 @@ public:
     const Tensor &tensor(const std::string &name, std::initializer_list<int> dims) const;
     // The same for the values of a one-dimensional f32 tensor.
     const float *vector(const std::string &name, int n) const;
-    bool has_tensor(std::string_view name) const { return find(name) != nullptr; }
 
 private:
     const Tensor *find(std::string_view name) const;
