@@ -1,6 +1,6 @@
 # docker build --build-arg BUILD_THREADS=4 -t asrswitch .
 # docker run --rm asrswitch --iters 50
-# docker run --rm -v "$PWD/models:/models:ro" -v "$PWD/runs:/runs" asrswitch --model 0.6B=/models/0.6b.bin --model 1.7B=/models/1.7b.bin
+# docker run --rm -v "$PWD/models:/models:ro" -v "$PWD/runs:/runs" asrswitch --iters 50 --model 0.6B=/models/0.6b.bin --model 1.7B=/models/1.7b.bin
 
 FROM python:3.12-slim-bookworm AS build
 RUN apt-get update \
