@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -236,3 +237,23 @@ def test_instruction_sets_and_thread_counts(
     else:
         exact = run(own.dequantised(type), wav)
         assert relative_error(results[0].logits, exact.logits) <= QUANTISED_LOGITS_CEILING
+
+
+def test_vocabulary_of_a_tokenizer_json(own: GoldenSet, tmp_path: Path) -> None:
+    """The added tokens stand in the vocabulary then, as tokens of a type of their own."""
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(own.checkpoint, checkpoint)
+    vocabulary = json.loads((checkpoint / "vocab.json").read_text(encoding="utf-8"))
+    merges = (checkpoint / "merges.txt").read_text(encoding="utf-8").splitlines()
+    decoder = json.loads((checkpoint / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    added = [{"id": int(id), "content": token["content"]} for id, token in decoder.items()]
+    model = {"type": "BPE", "vocab": vocabulary, "merges": [line for line in merges if line[0] != "#"]}
+    (checkpoint / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": added}))
+    for name in ("vocab.json", "merges.txt"):
+        (checkpoint / name).unlink()
+    convert(checkpoint, tmp_path / "model.bin", "f32")
+    wav = own.wavs / "speech_3s.wav"
+    for language in LANGUAGES.values():
+        result, expected = (run(path, wav, language) for path in (tmp_path / "model.bin", own.model("f32")))
+        assert result.prompt_ids == expected.prompt_ids
+        assert (result.ids, result.text) == (expected.ids, expected.text)
