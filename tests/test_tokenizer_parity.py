@@ -7,6 +7,7 @@ import json
 import os
 import random
 import unicodedata
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from asrswitch.convert import convert
 from asrswitch.native.locate import find_library
 from helpers.checkpoint import ADDED_TOKENS
+from helpers.engine import Engine as TracedEngine
 from helpers.tiny_checkpoint import write_tiny_checkpoint
 
 # Qwen2's pre-tokenisation. The official tokenizer applies NFC before it, the engine does not.
@@ -206,11 +208,16 @@ def load(model: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def engine(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def model(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parity")
     checkpoint = write_tiny_checkpoint(folder / "checkpoint", reference.vocab, reference.merges, seed=2)
     convert(checkpoint, folder / "model.bin", "f16")
-    with load(folder / "model.bin") as loaded:
+    return folder / "model.bin"
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path) -> Iterator[Engine]:
+    with load(model) as loaded:
         yield loaded
 
 
@@ -266,3 +273,24 @@ def test_added_tokens_in_text(engine: Engine, reference: Reference, added: str) 
 )
 def test_long_runs(engine: Engine, reference: Reference, text: str) -> None:
     assert_same(engine, reference, text.encode())
+
+
+@pytest.mark.parametrize("language", ["auto", "Chinese", "English"])
+@pytest.mark.parametrize("context", ["", "names: Ada, Łukasz", "\n two lines \n\n", "数字 0900 073-331!  "])
+def test_prompt_is_the_template_tokenised(
+    model: Path, reference: Reference, tmp_path: Path, context: str, language: str
+) -> None:
+    """The official template filled in as text, tokenised whole by `tokenizers`."""
+    clip = tmp_path / "silence.wav"
+    with wave.open(str(clip), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", "not compressed"))
+        file.writeframes(bytes(2 * 16_000))
+    options = ["-s", context, "--set", "language", language, "--max_new_tokens", "1"]
+    with TracedEngine(model, *options) as traced:
+        result = traced.run(clip)
+    n_audio = len(result.one("enc_out"))
+    text = f"<|im_start|>system\n{context}<|im_end|>\n<|im_start|>user\n<|audio_start|>"
+    text += "<|audio_pad|>" * n_audio + "<|audio_end|><|im_end|>\n<|im_start|>assistant\n"
+    text += "" if language == "auto" else f"language {language}<asr_text>"
+    assert n_audio == 13
+    assert result.prompt_ids == reference.ids(text)
