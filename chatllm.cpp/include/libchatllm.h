@@ -66,8 +66,8 @@ CHATLLM_API struct chatllm_obj *chatllm_create(void);
  * is. */
 CHATLLM_API void chatllm_append_param(struct chatllm_obj *obj, const char *utf8_str);
 
-/* Reads the options and loads the model, once an object. `print` and `end` may be null. Returns 0, or -1
- * after an error line; the object can then only be destroyed. */
+/* Reads the options and loads the model, once an object: a second call fails and changes no callback. `print`
+ * and `end` may be null. Returns 0, or -1 after an error line; the object can then only be destroyed. */
 CHATLLM_API int chatllm_start(struct chatllm_obj *obj, f_chatllm_print f_print, f_chatllm_end f_end,
                               void *user_data);
 

@@ -131,12 +131,12 @@ void chatllm_append_param(struct chatllm_obj *obj, const char *utf8_str) {
 
 int chatllm_start(struct chatllm_obj *obj, f_chatllm_print f_print, f_chatllm_end f_end, void *user_data) {
     if (obj == nullptr) return -1;
-    if (obj->print == nullptr) obj->print = f_print;  // so that a second start has somebody to complain to
     return fenced(obj, [&] {
         const Call call(obj, Call::exclusive);
         if (obj->started)
             throw chatllm::Error("the object was started before: destroy it and create another");
         obj->started = true;
+        obj->print = f_print;
         obj->end = f_end;
         obj->user_data = user_data;
         if (obj->lost_word) throw std::bad_alloc();

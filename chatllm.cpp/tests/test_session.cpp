@@ -601,3 +601,16 @@ TEST(text_reaches_the_host_in_whole_characters) {
         CHECK(seen > 0);
     }
 }
+
+// The callbacks and the user data of one start belong together.
+TEST(a_second_start_changes_no_callback) {
+    const Files files;
+    Host host;
+    for (const auto &word : files.words()) chatllm_append_param(host.get(), word.c_str());
+    CHECK_EQ(chatllm_start(host.get(), nullptr, nullptr, nullptr), 0);
+    int data = 0;
+    const auto listen = [](void *, int, const char *) {
+        CHECK(!"called with what belongs to another start");
+    };
+    CHECK_EQ(chatllm_start(host.get(), listen, nullptr, &data), -1);
+}
