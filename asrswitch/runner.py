@@ -61,8 +61,7 @@ class _Place(TypedDict):
 class _Worker:
     """A worker, its probe, and what is known of its state."""
 
-    def __init__(self, number: int, process: WorkerProcess) -> None:
-        self.number = number
+    def __init__(self, process: WorkerProcess) -> None:
         self.process = process
         self.probe = MemoryProbe(process.hello["pid"])
         self.malloc = process.hello["malloc"]
@@ -83,7 +82,8 @@ class Runner:
     ) -> None:
         self._plan = plan
         self._library = library
-        self._clips = list(zip(plan.clips, clips, strict=True))
+        references = [None if clip.reference is None else normalise(clip.reference) for clip in plan.clips]
+        self._clips = list(zip(plan.clips, clips, references, strict=True))
         self._log = log
         self._stop = stop
         self._observe = observe
@@ -156,7 +156,7 @@ class Runner:
                 ) from None
             raise
         self._started = True
-        self._worker = _Worker(self._workers, process)
+        self._worker = _Worker(process)
         self._record(WorkerStarted(worker=self._workers, pid=process.hello["pid"], log=log.name))
         return self._worker
 
@@ -165,11 +165,11 @@ class Runner:
         if worker.loaded != cycle.model.label:
             self._load(worker, cycle, place)
         self._phase = "transcribe"
-        for index, (clip, prepared) in enumerate(self._clips):
+        for index, (clip, prepared, reference) in enumerate(self._clips):
             if index:
                 self._ask(worker, {"command": "restart"}, Done)
             try:
-                self._transcribe(worker, place, clip, prepared)
+                self._transcribe(worker, place, clip, prepared, reference)
             except WorkerError as error:  # the model is still loaded, and can be unloaded
                 message = str(error).replace(prepared.path, printable(clip.path))  # not our copy's name
                 self._record(Failure(**place, phase="transcribe", kind="error", message=message))
@@ -199,7 +199,10 @@ class Runner:
         self._record(Load(**place, load_ms=_elapsed_ms(done)))
         self._read(worker, place, "after_load")
 
-    def _transcribe(self, worker: _Worker, place: _Place, clip: Clip, prepared: PreparedClip) -> None:
+    def _transcribe(
+        self, worker: _Worker, place: _Place, clip: Clip, prepared: PreparedClip, reference: str | None
+    ) -> None:
+        """Transcribe a clip and record it; ``reference`` is its normalised text, if that is known."""
         reply = self._ask(worker, {"command": "transcribe", "audio": prepared.path}, Transcribed)
         figures = figure_out(
             reply["pieces"],
@@ -211,7 +214,6 @@ class Runner:
         raw = "".join(text for _, text in reply["pieces"])
         output = split_output(raw)
         normalised = normalise(output.text)
-        reference = None if clip.reference is None else normalise(clip.reference)
         rates = None if reference is None else error_rates(reference, normalised)
         self._record(
             Transcription(

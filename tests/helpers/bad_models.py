@@ -14,21 +14,8 @@ from pathlib import Path
 
 from asrswitch.convert import convert
 from helpers.checkpoint import Sizes, write_checkpoint
+from helpers.container import CONFIG_FIELDS
 
-_CONFIG = (
-    *("dtype", "vocab_size", "hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size"),
-    *(
-        "max_length",
-        "bos",
-        "eos",
-        "pad",
-        "sep",
-        "num_key_value_heads",
-        "head_dim",
-        "rope_theta",
-        "yarn_factor",
-    ),
-)
 MATRIX = "model.layers.0.mlp.gate_proj.weight"  # [128, 64], q8_0
 TWIN = "model.layers.0.mlp.down_proj.weight"  # a name of the same length
 VECTOR = "model.norm.weight"  # [64], f32
@@ -55,7 +42,7 @@ class SoundFile:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.model_type, self.vocabulary, self.tensors = struct.unpack_from("<3I", data, 8)
-        self.config = {name: self.model_type + 8 + 4 * index for index, name in enumerate(_CONFIG)}
+        self.config = {name: self.model_type + 8 + 4 * index for index, name in enumerate(CONFIG_FIELDS)}
         at = self.vocabulary
         while (length := self.i32(at)) >= 0:
             at += 4 + length + 1

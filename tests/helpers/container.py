@@ -20,7 +20,7 @@ from asrswitch.convert.quantise import TensorType, encode, stored_type
 F32, F16, Q4_0, Q4_1, Q8_0 = 0, 1, 2, 3, 8
 _BLOCKS = {F32: (1, 4), F16: (1, 2), Q4_0: (32, 18), Q4_1: (32, 20), Q8_0: (32, 34)}
 
-_CONFIG_FIELDS = [
+CONFIG_FIELDS = [
     "dtype",
     "vocab_size",
     "hidden_size",
@@ -81,7 +81,7 @@ def read_container(path: Path) -> Container:
     model_type, model_version = struct.unpack_from("<2i", data, model_at)
     assert vocabulary_at - model_at == 8 + 616
     config: dict[str, Any] = dict(
-        zip(_CONFIG_FIELDS, struct.unpack_from("<13i2f7i", data, model_at + 8), strict=True)
+        zip(CONFIG_FIELDS, struct.unpack_from("<13i2f7i", data, model_at + 8), strict=True)
     )
     tables = struct.unpack_from("<132i", data, model_at + 8 + 88)
     config |= {"layer_is_sparse": tables[:128], "mrope_section": tables[128:]}

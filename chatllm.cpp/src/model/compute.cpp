@@ -8,8 +8,8 @@ namespace {
 constexpr int most_tile_rows = 16;                            // enough to pay for the loop around them
 constexpr std::size_t scratch_budget = std::size_t{1} << 20;  // of a thread; about what its cache holds
 constexpr int batch_tokens = 256;                             // multiplied with a tile of rows in one chunk
-constexpr std::int64_t chunk_products = std::int64_t{1}
-                                        << 24;  // of one chunk: some 20 ms in scalar code, for abort
+// Of one chunk: few enough that abort is seen in time, in scalar code too.
+constexpr std::int64_t chunk_products = std::int64_t{1} << 24;
 
 constexpr std::size_t tile_row_bytes(std::size_t widest_row) {
     return widest_row * (sizeof(float) + 1) + 2 * sizeof(float) * (widest_row / quant_block);
