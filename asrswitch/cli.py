@@ -6,21 +6,38 @@ import argparse
 import contextlib
 import errno
 import io
+import itertools
 import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+import msgspec
 from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
 from asrswitch import __version__, audio
+from asrswitch.bench.measure import measure, n_steps
+from asrswitch.bench.plan import DEFAULT_MAX_NEW_TOKENS as DEFAULT_BENCH_TOKENS
+from asrswitch.bench.plan import DEFAULT_REPETITIONS, DEFAULT_WARMUPS, BenchOptions, make_bench_plan
+from asrswitch.bench.report import WRITERS, make_report, render_text
+from asrswitch.convert import TYPES, convert
+from asrswitch.convert.atomic import atomic_output
+from asrswitch.convert.synth import PRESETS, synthesise
 from asrswitch.errors import AsrSwitchError, LogError, UsageError, printable
+from asrswitch.memory_prediction import (
+    DEFAULT_CLIP_S,
+    MemoryOptions,
+    MemoryQuestion,
+    make_question,
+    predict_memory,
+)
+from asrswitch.model_facts import describe, describe_memory, model_facts
 from asrswitch.native.locate import VARIABLE, find_library
 from asrswitch.plan import (
     DEFAULT_MAX_NEW_TOKENS,
@@ -49,14 +66,16 @@ _EPILOG = f"""\
 other commands (each has its own --help):
   python -m asrswitch report RUN_DIR                           the tables of an earlier run
   python -m asrswitch models convert HF_DIR OUT.bin --type T   a model file from a checkpoint
+  python -m asrswitch bench                                    each stage's speed against the processor's
+  python -m asrswitch models synth --preset 0.6b OUT.bin       one of random weights, to measure speed with
+  python -m asrswitch models show FILE                         what is in a model file, what memory it takes
 
 examples:
   python -m asrswitch --iters 50
   python -m asrswitch --iters 200 --model small=s.bin --model large=l.bin --check
   python -m asrswitch --iters 20 --audio a.flac --reference @a.txt
 
-environment: INFERENCE_THREADS, CONTEXT_LENGTH, ASR_LANGUAGE and {VARIABLE} are used where the option is
-absent.
+environment: INFERENCE_THREADS, CONTEXT_LENGTH, ASR_LANGUAGE, {VARIABLE} stand in for absent options.
 exit codes: 0 done, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM; with --check 3
 leak, 4 inconclusive.
 """
@@ -127,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answer(words: Sequence[str]) -> int:
-    commands = {"report": _report, "models": _models}
+    commands = {"report": _report, "models": _models, "bench": _bench}
     try:
         _check_text(words)
         if words and words[0] in commands:
@@ -173,6 +192,8 @@ def _run(words: Sequence[str]) -> int:
         max_new_tokens=given.max_new_tokens,
         timeout_s=given.timeout,
         out=given.out,
+        preload=given.preload,
+        lock=given.lock,
     )
     plan = make_plan(options, os.environ, datetime.now())
     cycles = make_schedule(plan)
@@ -226,31 +247,113 @@ def _show_run(console: Console, path: Path) -> Summary:
     return summary
 
 
-def _models(words: Sequence[str]) -> int:
-    from asrswitch.convert import TYPES
-    from asrswitch.convert import convert as convert_checkpoint
+def _bench(words: Sequence[str]) -> int:
+    given = _bench_parser().parse_args(words)
+    options = BenchOptions(
+        models=given.model,
+        audio=given.audio,
+        threads=given.threads,
+        max_new_tokens=given.max_new_tokens,
+        repetitions=given.repetitions,
+        warmups=given.warmups,
+        libraries=given.library,
+        timeout_s=given.timeout,
+    )
+    plan = make_bench_plan(options, os.environ)
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(atomic_output(given.out)) if given.out else None
+        with (
+            tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch,
+            StopSignals() as stop,
+            _step_bar(n_steps(plan)) as progress,
+        ):
+            started_at = datetime.now()
+            measured = measure(plan, Path(scratch), stop, progress)
+        report = make_report(plan, measured, started_at)
+        if output:
+            output.write(WRITERS[given.format](report, _PLAIN_WIDTH).encode())
+        elif given.format == "text":
+            show(_console(), render_text(report))
+        else:
+            print(WRITERS[given.format](report, _PLAIN_WIDTH), end="")
+    return 0
 
-    parser = _Parser(prog="python -m asrswitch models", description="Make model files.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="convert")
-    convert = verbs.add_parser("convert", help="a .bin file from a Hugging Face checkpoint")
-    convert.add_argument(
+
+@contextlib.contextmanager
+def _step_bar(total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar on standard error, where that is a terminal; called before each step with what it is."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        completed = itertools.count()
+        yield lambda what: progress.update(task, completed=next(completed), description=printable(what))
+
+
+def _models(words: Sequence[str]) -> int:
+    parser = _Parser(prog="python -m asrswitch models", description="Make model files, and look into them.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="convert|synth|show")
+    checkpoint = verbs.add_parser("convert", help="a .bin file from a Hugging Face checkpoint")
+    checkpoint.add_argument(
         "checkpoint", metavar="HF_DIR", type=Path, help="directory with config.json and safetensors"
     )
-    convert.add_argument("output", metavar="OUT.bin", type=Path)
-    convert.add_argument(
-        "--type", choices=TYPES, default="q8_0", help="of the matrices (default %(default)s)"
+    synth = verbs.add_parser("synth", help="a .bin file of true shapes with random weights, to measure with")
+    synth.add_argument("--preset", choices=PRESETS, required=True, help="whose shapes; tiny is for tests")
+    synth.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the weights (default %(default)s)"
     )
+    for verb, type in ((checkpoint, "q8_0"), (synth, "q4_0")):
+        verb.add_argument("output", metavar="OUT.bin", type=Path)
+        verb.add_argument("--type", choices=TYPES, default=type, help="of the matrices (default %(default)s)")
+    show_file = verbs.add_parser("show", help="what is in a .bin file")
+    show_file.add_argument("file", metavar="FILE", type=Path)
+    show_file.add_argument("--json", action="store_true", help="the same as JSON")
+    show_file.add_argument("--clip", type=float, default=DEFAULT_CLIP_S, metavar="SECONDS",
+        help="predict the memory for a clip of that length (default %(default)g)")  # fmt: skip
+    show_file.add_argument("--context", type=int, metavar="TOKENS", help="likewise (default: the model's)")
+    show_file.add_argument("--threads", type=int, metavar="N",
+        help="likewise (default: the physical cores this process may use)")  # fmt: skip
+    show_file.add_argument("--max-new-tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, metavar="N",
+        help="likewise (default %(default)s)")  # fmt: skip
     given = parser.parse_args(words)
+    if given.verb == "show":
+        options = MemoryOptions(given.clip, given.context, given.threads, given.max_new_tokens)
+        return _show_model(given.file, make_question(options, os.environ), given.json)
+    with _transfer_bar() as progress:
+        if given.verb == "convert":
+            convert(given.checkpoint, given.output, given.type, progress)
+        else:
+            synthesise(given.output, given.preset, TYPES[given.type], given.seed, progress)
+    return 0
+
+
+@contextlib.contextmanager
+def _transfer_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar on standard error, which appears with the first call: bytes done, in all, tensor."""
     with contextlib.ExitStack() as stack:
         progress = Progress(console=Console(stderr=True))
 
-        def show_progress(done: int, total: int, name: str) -> None:
-            if not progress.tasks:  # a bar only where there is something to convert
+        def update(done: int, total: int, name: str) -> None:
+            if not progress.tasks:
                 stack.enter_context(progress)
                 progress.add_task("")
             progress.update(progress.task_ids[0], completed=done, total=total, description=name)
 
-        convert_checkpoint(given.checkpoint, given.output, given.type, show_progress)
+        yield update
+
+
+def _show_model(path: Path, question: MemoryQuestion, as_json: bool) -> int:
+    facts = model_facts(path)
+    with StopSignals() as stop:
+        prediction = predict_memory(path, facts.file_bytes, question, os.environ, stop)
+    if as_json:
+        everything = msgspec.structs.asdict(facts) | {"predicted_memory": prediction}
+        print(msgspec.json.format(msgspec.json.encode(everything)).decode())
+        return 0
+    for heading, lines in [*describe(facts), describe_memory(prediction, facts.decoder.max_length)]:
+        print(heading)
+        width = max((len(name) for name, _ in lines), default=0)
+        for name, value in lines:
+            print(f"  {name:{width}}  {value}")
     return 0
 
 
@@ -263,6 +366,33 @@ def _exit_code(summary: Summary, check: bool) -> int:
     if summary.failures:
         return _FAILURE
     return {Word.LEAK: _LEAK, Word.INCONCLUSIVE: _INCONCLUSIVE}.get(summary.word, 0) if check else 0
+
+
+def _bench_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m asrswitch bench",
+        description="Measure what this machine can do at best, and each stage of the engine against it.",
+    )
+    add = parser.add_argument
+    add("-m", "--model", action="append", default=[], metavar="[LABEL=]PATH",
+        help="repeatable; default: the two embedded ones")  # fmt: skip
+    add("--audio", metavar="FILE", help="default: 11 seconds of an embedded sample")
+    add("--threads", metavar="N[,N...]", help="default: the physical cores this process may use")
+    add("--max-new-tokens", type=int, default=DEFAULT_BENCH_TOKENS, metavar="N", help="default: %(default)s")
+    add(
+        "-r", "--repetitions", type=int, default=DEFAULT_REPETITIONS, metavar="N", help="default: %(default)s"
+    )
+    add("--warmups", type=int, default=DEFAULT_WARMUPS, metavar="N",
+        help="repetitions before those, which do not count; default: %(default)s")  # fmt: skip
+    add("--library", action="append", default=[], metavar="FILE",
+        help="another library with the same C interface; give two to compare them, run by run")  # fmt: skip
+    add("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S",
+        help="for a step; default: %(default)g seconds")  # fmt: skip
+    add(
+        "--format", choices=WRITERS, default="text", help="default: %(default)s; json holds every measurement"
+    )
+    add("--out", metavar="FILE", type=Path, help="instead of standard output")
+    return parser
 
 
 def _run_parser() -> argparse.ArgumentParser:
@@ -304,6 +434,8 @@ def _run_parser() -> argparse.ArgumentParser:
     )
     add("--strategy", choices=[s.value for s in Strategy], default="reload",
         help="reload: destroy and load at each turn; restart: stay loaded, clear the context")  # fmt: skip
+    add("--preload", action="store_true", help="read the whole model file ahead while loading")
+    add("--lock", action="store_true", help="pin the weights in memory")
     add("--out", metavar="DIR", help="for the log; default: runs/<time>")
     add("--library", metavar="FILE", help="another library with the same C interface")
     add(

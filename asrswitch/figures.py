@@ -11,9 +11,10 @@ import msgspec
 HEADER_END = "<asr_text>"
 
 # Ours says `tokens: generated N, prompt M`; chatllm.cpp `prompt eval time = … / M tokens` and `eval time = …
-# / N tokens`.
-_GENERATED = re.compile(r"generated\s+(\d+)|(?<!prompt )\beval time\s*=.*?/\s*(\d+)\s+tokens")
-_PROMPT = re.compile(r"\bprompt\s+(\d+)|prompt eval time\s*=.*?/\s*(\d+)\s+tokens")
+# / N tokens`. A number too long for a record is none.
+_COUNT = r"(\d{1,16})(?!\d)"
+_GENERATED = re.compile(rf"generated\s+{_COUNT}|(?<!prompt )\beval time\s*=.*?/\s*{_COUNT}\s+tokens")
+_PROMPT = re.compile(rf"\bprompt\s+{_COUNT}|prompt eval time\s*=.*?/\s*{_COUNT}\s+tokens")
 _LANGUAGE = re.compile(r"\s*language\s+(.+?)\s*\Z", re.DOTALL)
 
 

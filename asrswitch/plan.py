@@ -14,6 +14,7 @@ import msgspec
 
 from asrswitch import machine
 from asrswitch.errors import UsageError, printable
+from asrswitch.model_file import is_synthetic
 
 DEFAULT_MODELS = ("digits-small", "digits-large")
 DEFAULT_CLIP = "phone-zh.wav"
@@ -49,6 +50,7 @@ class Model(msgspec.Struct, frozen=True):
     label: str
     path: str
     bytes: int | None = None
+    synthetic: bool = False  # the file says that its weights are random: its text means nothing
 
 
 class Clip(msgspec.Struct, frozen=True):
@@ -72,6 +74,8 @@ class Plan(msgspec.Struct, frozen=True):
     max_new_tokens: int
     timeout_s: float  # for one phase
     out: str
+    preload: bool = False  # read the weights ahead while loading
+    lock: bool = False  # pin the weights in memory
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -88,6 +92,8 @@ class Options(msgspec.Struct, frozen=True):
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     timeout_s: float = DEFAULT_TIMEOUT_S
     out: str | None = None
+    preload: bool = False
+    lock: bool = False
 
 
 def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Plan:
@@ -98,24 +104,42 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
     Raises:
         UsageError: a value out of range, a missing or unreadable file, a label used twice.
     """
-    threads = _number("--threads", options.threads, "INFERENCE_THREADS", environ, MOST_THREADS)
-    context = _number("--context", options.context, "CONTEXT_LENGTH", environ, MOST_TOKENS)
+    threads = threads_from(options.threads, environ)
+    context = context_from(options.context, environ)
     _check_range("--iters", options.iterations, MOST_ITERATIONS)
-    _check_range("--max-new-tokens", options.max_new_tokens, MOST_TOKENS)
+    check_new_tokens(options.max_new_tokens)
     if not (math.isfinite(options.timeout_s) and options.timeout_s > 0):
         raise UsageError(f"--timeout is {options.timeout_s:g}: give a number of seconds above 0")
     return Plan(
         models=_models(options.models),
         clips=_clips(options.audio, options.references),
         iterations=options.iterations,
-        threads=machine.physical_cores() if threads is None else threads,
+        threads=threads,
         context=context,
         language=_language(options.language, environ),
         strategy=Strategy(options.strategy),
         max_new_tokens=options.max_new_tokens,
         timeout_s=options.timeout_s,
         out=str(Path(options.out or f"runs/{now:%Y%m%d-%H%M%S}").absolute()),
+        preload=options.preload,
+        lock=options.lock,
     )
+
+
+def threads_from(given: int | None, environ: Mapping[str, str]) -> int:
+    """Threads as given, or as INFERENCE_THREADS says, or the physical cores that this process may use."""
+    threads = _number("--threads", given, "INFERENCE_THREADS", environ, MOST_THREADS)
+    return machine.physical_cores() if threads is None else threads
+
+
+def context_from(given: int | None, environ: Mapping[str, str]) -> int | None:
+    """Tokens of context as given, or as CONTEXT_LENGTH says; None leaves them to the model."""
+    return _number("--context", given, "CONTEXT_LENGTH", environ, MOST_TOKENS)
+
+
+def check_new_tokens(given: int) -> None:
+    """Refuse a number of new tokens out of range."""
+    _check_range("--max-new-tokens", given, MOST_TOKENS)
 
 
 def make_out_directory(out: str) -> Path:
@@ -147,7 +171,7 @@ def _models(given: Sequence[str]) -> tuple[Model, ...]:
         if not label.isprintable():
             raise UsageError(f"--model {printable(word)}: give it a label of printable characters")
         file = _readable(path, "--model")
-        models.append(Model(label, str(file), file.stat().st_size))
+        models.append(_model(label, file))
     return tuple(models)
 
 
@@ -157,7 +181,11 @@ def _embedded_model(label: str) -> Model:
         raise UsageError(
             f"{file}: this installation lacks the embedded model; install again, or give --model LABEL=PATH"
         )
-    return Model(label, str(file), file.stat().st_size)
+    return _model(label, file)
+
+
+def _model(label: str, file: Path) -> Model:
+    return Model(label, str(file), file.stat().st_size, is_synthetic(file))
 
 
 def _clips(audio: Sequence[str], references: Sequence[str]) -> tuple[Clip, ...]:

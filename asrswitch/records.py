@@ -17,6 +17,7 @@ from asrswitch.machine import Machine
 from asrswitch.memory.probe import Memory
 from asrswitch.plan import Plan
 from asrswitch.schedule import Release as ReleaseKind
+from asrswitch.stages import Stage
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -99,6 +100,7 @@ class Transcription(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag
     cer: float | None
     figures: Figures
     statistics: tuple[str, ...] = ()  # the engine's own lines
+    stages: tuple[Stage, ...] = ()  # what they say of its stages; empty where they say nothing we can read
 
 
 class Release(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="release"):

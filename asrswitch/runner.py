@@ -33,9 +33,11 @@ from asrswitch.records import (
 )
 from asrswitch.schedule import Cycle
 from asrswitch.schedule import Release as ReleaseKind
+from asrswitch.stages import Stage, StatisticsError, parse_account
 from asrswitch.text import error_rates, normalise
 from asrswitch.worker.protocol import Command, Done, Transcribed
 from asrswitch.worker_process import (
+    START_TIMEOUT_S,
     StoppedError,
     StopSignals,
     WorkerError,
@@ -46,7 +48,6 @@ from asrswitch.worker_process import (
 
 _Reply = TypeVar("_Reply", Done, Transcribed)
 _FIRST_STARTS = 2  # a worker may be killed while it starts; two in a row mean that the library does it
-_START_TIMEOUT_S = 120.0
 
 
 class _Place(TypedDict):
@@ -143,7 +144,7 @@ class Runner:
         self._workers += 1
         log = Path(self._plan.out) / f"worker-{self._workers}.log"
         try:
-            process = WorkerProcess(self._library, log, self._stop, _START_TIMEOUT_S)
+            process = WorkerProcess(self._library, log, self._stop, START_TIMEOUT_S)
         except WorkerError as error:
             if not self._started:
                 raise LibraryError(str(error)) from None
@@ -192,6 +193,8 @@ class Runner:
                 "context": self._plan.context,
                 "language": self._plan.language,
                 "max_new_tokens": self._plan.max_new_tokens,
+                "preload": self._plan.preload,
+                "lock": self._plan.lock,
             },
         }
         done = self._ask(worker, command, Done)
@@ -230,6 +233,7 @@ class Runner:
                 cer=rates.cer if rates else None,
                 figures=figures,
                 statistics=tuple(reply["statistics"]),
+                stages=_stages(reply["statistics"]),
             )
         )
 
@@ -288,6 +292,14 @@ class Runner:
 
 def _now(precision: str) -> str:
     return datetime.now(timezone.utc).astimezone().isoformat(timespec=precision)
+
+
+def _stages(statistics: Sequence[str]) -> tuple[Stage, ...]:
+    """The engine's stages; none where its lines cannot be read, for a run does not end over that."""
+    try:
+        return parse_account(statistics).stages
+    except StatisticsError:
+        return ()
 
 
 def _elapsed_ms(done: Done) -> float:

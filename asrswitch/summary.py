@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from asrswitch.memory.probe import Memory
-from asrswitch.plan import Strategy
+from asrswitch.plan import Model, Strategy
 from asrswitch.records import End, Failure, Load, Malloc, Point, Reading, Record, Release, Run, Transcription
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stats.verdict import Sample, Verdict, Word, judge
@@ -29,6 +29,7 @@ class ModelSummary(msgspec.Struct, frozen=True):
     """One model's figures over its cycles; None where nothing was measured. Memory is resident memory."""
 
     label: str
+    synthetic: bool  # random weights: speed and memory are true, text is not
     cycles: int  # that ran to their end
     load_ms: Spread | None
     switch_ms: Spread | None
@@ -98,7 +99,7 @@ def summarise(records: Sequence[Record]) -> Summary:
         iterations_planned=run.plan.iterations,
         iterations_done=iterations_done,
         finished=_finished(records[-1]),
-        models=[_model(label, records, readings) for label in labels],
+        models=[_model(model, records, readings) for model in run.plan.models],
         resident=_resident(readings),
         verdicts=_verdicts(run, records, readings),
         failures=failures,
@@ -132,7 +133,8 @@ def _resident(readings: Sequence[Reading]) -> Resident | None:
     return Resident(readings[0].memory.rss_bytes, readings[-1].memory.rss_bytes, peak)
 
 
-def _model(label: str, records: Sequence[Record], readings: Sequence[Reading]) -> ModelSummary:
+def _model(model: Model, records: Sequence[Record], readings: Sequence[Reading]) -> ModelSummary:
+    label = model.label
     loads = [record for record in records if isinstance(record, Load) and record.model == label]
     releases = [record for record in records if isinstance(record, Release) and record.model == label]
     spoken = [record for record in records if isinstance(record, Transcription) and record.model == label]
@@ -142,6 +144,7 @@ def _model(label: str, records: Sequence[Record], readings: Sequence[Reading]) -
     unloaded = [points for cycle, points in cycles.items() if cycle in destroyed]
     return ModelSummary(
         label=label,
+        synthetic=model.synthetic,
         cycles=sum("after_unload" in points for points in cycles.values()),
         load_ms=_spread(load.load_ms for load in loads),
         switch_ms=_spread(_switches(label, records)),

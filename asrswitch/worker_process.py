@@ -9,19 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from asrswitch.errors import AsrSwitchError, printable
+from asrswitch.errors import AsrSwitchError, LibraryError, printable
 from asrswitch.worker.protocol import Command, Error, Hello, Malloc
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+START_TIMEOUT_S = 120.0
 _EXIT_GRACE_S = 5.0
 _Reply = TypeVar("_Reply")
 
@@ -203,3 +205,26 @@ class WorkerProcess:
                 self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
+
+
+@contextlib.contextmanager
+def worker(library: Path, log: Path, stop: StopSignals) -> Iterator[WorkerProcess]:
+    """A worker that is let go at the end, and killed when something went wrong.
+
+    Raises:
+        LibraryError: none starts with this library.
+        StoppedError: a signal came.
+    """
+    try:
+        process = WorkerProcess(library, log, stop, START_TIMEOUT_S)
+    except WorkerError as error:
+        raise LibraryError(str(error)) from None
+    except (WorkerLostError, WorkerTimeoutError) as error:
+        raise LibraryError(
+            f"{library}: no worker starts with it ({error}); name another by --library"
+        ) from None
+    try:
+        yield process
+        process.close()
+    finally:
+        process.kill()

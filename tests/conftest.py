@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from helpers.instruction_sets import NEEDS, lacking
 from support import ROOT
 
 
@@ -25,6 +26,16 @@ def fake_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, source], check=True
     )
     return library
+
+
+@pytest.fixture(params=NEEDS)
+def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each of the engine's in turn, chosen for the test by CHATLLM_ISA."""
+    name: str = request.param
+    if missing := lacking(name, Path("/proc/cpuinfo").read_text()):
+        pytest.skip(f"this processor does not offer {name}: it lacks {', '.join(missing)}")
+    monkeypatch.setenv("CHATLLM_ISA", name)
+    return name
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,15 @@ def test_help_fits_a_screen_and_shows_examples() -> None:
         (("report",), "RUN_DIR"),
         (("models",), "convert"),
         (("models", "convert", "a", "b", "--type", "q9"), "q9"),
+        (("models", "synth", "b"), "--preset"),
+        (("models", "synth", "--preset", "9b", "b"), "9b"),
+        (("models", "synth", "--preset", "tiny", "--seed", "-1", "b"), "--seed"),
+        (("models", "show"), "FILE"),
+        (("models", "show", "a", "--clip", "0"), "--clip"),
+        (("models", "show", "a", "--clip", "nan"), "--clip"),
+        (("models", "show", "a", "--context", "-1"), "--context"),
+        (("models", "show", "a", "--threads", "0"), "--threads"),
+        (("models", "show", "a", "--max-new-tokens", "0"), "--max-new-tokens"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(words: tuple[str, ...], says: str) -> None:

@@ -69,6 +69,7 @@ def test_silence_has_no_times() -> None:
             158,
         ),
         (["nothing of use"], None, None),
+        ([f"tokens: generated {'9' * 5000}, prompt 160"], None, 160),
     ],
 )
 def test_token_counts_are_read_from_either_engines_statistics(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asrswitch.errors import LogError
+from asrswitch.figures import Figures
 from asrswitch.machine import Machine
 from asrswitch.plan import Clip, Model, Plan, Strategy
 from asrswitch.records import (
@@ -20,15 +21,27 @@ from asrswitch.records import (
     Record,
     Run,
     TornLineWarning,
+    Transcription,
     WorkerStarted,
     read_log,
 )
+from helpers.accounts import accounts
 
 PLAN = Plan((Model("a", "/a"),), (Clip("/c", None),), 1, 1, None, None, Strategy.RELOAD, 1, 1.0, "/out")
 RUN = Run(SCHEMA, "0", "2026-01-01T00:00:00+00:00", "/lib", PLAN, Machine("cpu", 1, 1 << 30, "s", "c", "p"))
 
+SPOKEN = Transcription(
+    cycle=0, iteration=1, model="a", worker=1, clip="/c", audio_s=1.0, raw="x", language=None, text="x",
+    normalised="x", reference=None, reference_normalised=None, wer=None, cer=None,
+    figures=Figures(9.0, 0.9, 1, 1, 1, 5.0, 5.0, None, 1, "callbacks", None, None),
+)  # fmt: skip
+
 records = st.lists(
     st.one_of(
+        st.builds(
+            lambda account: msgspec.structs.replace(SPOKEN, stages=account.stages),
+            accounts,
+        ),
         st.builds(WorkerStarted, worker=st.integers(1, 9), pid=st.integers(1, 99999), log=st.text()),
         st.builds(
             Failure,
@@ -53,6 +66,19 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, some:
         for record in [RUN, *some]:
             log.append(record)
     assert read_log(path) == [RUN, *some]
+
+
+def test_a_log_without_newer_fields_is_read(tmp_path: Path) -> None:
+    run = msgspec.to_builtins(RUN)
+    assert not (
+        run["plan"].pop("preload") or run["plan"].pop("lock") or run["plan"]["models"][0].pop("synthetic")
+    )
+    spoken = msgspec.to_builtins(SPOKEN)
+    assert spoken.pop("statistics") == spoken.pop("stages") == ()
+    path = tmp_path / "run.jsonl"
+    lines = [{"record": "run"} | run, {"record": "transcription"} | spoken]
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    assert read_log(path) == [RUN, SPOKEN]
 
 
 @settings(max_examples=200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,12 +16,27 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrswitch.records import End, Failure, Reading, Record, Release, Transcription, WorkerStarted, read_log
+import asrswitch
+from asrswitch.convert import TYPES
+from asrswitch.convert.synth import synthesise
+from asrswitch.records import (
+    End,
+    Failure,
+    Reading,
+    Record,
+    Release,
+    Run,
+    Transcription,
+    WorkerStarted,
+    read_log,
+)
+from asrswitch.stages import STAGES, Stage
 from asrswitch.stats.verdict import Word
 from asrswitch.summary import summarise
 from support import ROOT, alive, wait_for
 
 Completed = subprocess.CompletedProcess[str]
+EMBEDDED = Path(asrswitch.__file__).parent / "models" / "digits-small.bin"
 GOOD = {"text": "零九零零", "header": "split"}
 
 
@@ -334,3 +350,67 @@ def test_records_say_when_they_were_written_and_what_the_engine_said(
     assert times == sorted(times)
     (spoken,) = (r for r in records if isinstance(r, Transcription))
     assert spoken.statistics == ("tokens: generated 4, prompt 9",)
+    assert spoken.stages == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "stages"),
+    [
+        (
+            "stage encoder: 45.5 ms, 7 operations int8, 5 operations f32, 61 bytes",
+            (Stage("encoder", 45.5, {"int8": 7, "f32": 5}, 61),),
+        ),
+        ("stage encoder: in no time", ()),
+        (f"stage encoder: {'9' * 500} ms", ()),
+    ],
+)
+def test_stages_are_recorded_where_they_can_be_read(
+    line: str,
+    stages: tuple[Stage, ...],
+    run: Callable[..., Completed],
+    script: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    done = run(script("a", **GOOD, statistics=line), iterations=1)
+    assert (done.returncode, done.stderr) == (0, "")
+    (spoken,) = (r for r in log_of(tmp_path) if isinstance(r, Transcription))
+    assert (spoken.statistics, spoken.stages) == ((line,), stages)
+
+
+def test_preload_and_lock_reach_the_library_and_the_log(
+    run: Callable[..., Completed], script: Callable[..., str], tmp_path: Path
+) -> None:
+    model = script("a", text="OPTIONS", pieces=4000)
+    done = run(model, iterations=1, options=("--preload", "--lock"))
+    assert done.returncode == 0, done.stderr
+    records = log_of(tmp_path)
+    assert isinstance(records[0], Run)
+    assert (records[0].plan.preload, records[0].plan.lock) == (True, True)
+    (spoken,) = (r for r in records if isinstance(r, Transcription))
+    assert spoken.raw.endswith("[--preload][--lock]")
+
+
+def test_every_report_on_a_model_of_random_weights_says_so(clip: Path, tmp_path: Path) -> None:
+    model = tmp_path / "tiny.bin"
+    synthesise(model, "tiny", TYPES["q4_0"], 0)
+    words = [sys.executable, "-m", "asrswitch", "--iters", "1", "--max-new-tokens", "8", "--threads", "1"]
+    words += ["--model", f"random={model}", "--model", f"trained={EMBEDDED}", "--reference", "x"]
+    words += ["--audio", str(clip), "--out", str(tmp_path / "out")]
+    environ = os.environ | {"CHATLLM_ISA": "scalar"}
+    outputs = []
+    for command in ([*words, "--dry-run"], words, [*words[:3], "report", str(tmp_path / "out")]):
+        done = subprocess.run(
+            command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "synthetic weights: speed and memory are true, text is not: random\n" in done.stdout
+        outputs.append(done.stdout)
+    assert re.search(r"WER, % +│ +– │ +[\d.]+ │", outputs[-1])
+    records = log_of(tmp_path)
+    assert isinstance(records[0], Run)
+    assert [m.synthetic for m in records[0].plan.models] == [True, False]
+    spoken = [r for r in records if isinstance(r, Transcription)]
+    assert all(r.wer is not None for r in spoken)
+    # the instruction set can be chosen, and is among what the engine says of itself
+    assert all(any("kernels: scalar" in line for line in r.statistics) for r in spoken)
+    assert all([stage.name for stage in r.stages] == list(STAGES) for r in spoken)

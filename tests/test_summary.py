@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import io
+import re
 from typing import Any
 
 import msgspec
+from rich.console import Console
 
 from asrswitch.figures import figure_out
 from asrswitch.machine import Machine
@@ -21,6 +24,7 @@ from asrswitch.records import (
     Run,
     Transcription,
 )
+from asrswitch.report.console import render_summary, show
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stats.verdict import Word
 from asrswitch.summary import Spread, summarise
@@ -150,3 +154,23 @@ def test_a_switch_is_not_counted_across_a_crash_and_its_verdict_is_of_one_proces
     assert summary.verdicts[0].verdict.iterations == 18
     assert summary.word is Word.FLAT
     assert summary.failures == [crash]
+
+
+def test_word_errors_of_random_weights_are_not_shown() -> None:
+    trained, random = Model("a", "/a"), Model("b", "/b", None, True)
+    records = [run_of(1), *cycle(0, "a", wer=0.0), *cycle(1, "b", wer=1.0), End(reason="complete")]
+    assert isinstance(records[0], Run)
+
+    def report(*models: Model) -> str:
+        plan = msgspec.structs.replace(records[0].plan, models=models)
+        console = Console(file=io.StringIO(), width=160)
+        show(
+            console, render_summary(summarise([msgspec.structs.replace(records[0], plan=plan), *records[1:]]))
+        )
+        return console.file.getvalue()
+
+    assert "synthetic" not in report(trained, msgspec.structs.replace(random, synthetic=False))
+    mixed = report(trained, random)
+    assert "synthetic weights: speed and memory are true, text is not: b\n" in mixed
+    assert re.search(r"WER, % +│ +0.0 │ +– │", mixed)
+    assert "WER" not in report(random)

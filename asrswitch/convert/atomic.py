@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from asrswitch.errors import AsrSwitchError
+
+_WRITE_BYTES = 8 << 20  # a multiple of a huge page
+
+
+class _LargeWrites(io.BufferedWriter):
+    """Writes whole, aligned buffers only.
+
+    The page cache keeps a file in pieces as large as it was written in, and a model file in large pieces is
+    mapped and unmapped in a fraction of the time.
+    """
+
+    def write(self, data: Any, /) -> int:
+        rest = memoryview(data).cast("B")
+        while rest:
+            room = _WRITE_BYTES - self.tell() % _WRITE_BYTES
+            super().write(rest[:room])
+            if len(rest) >= room:
+                self.flush()
+            rest = rest[room:]
+        return memoryview(data).nbytes
 
 
 @contextmanager
@@ -26,7 +47,7 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
     if not path.parent.is_dir():
         raise AsrSwitchError(f"{path}: the folder {path.parent} does not exist; make it first")
     try:
-        with partial.open("wb") as file:
+        with _LargeWrites(partial.open("wb", buffering=0), buffer_size=_WRITE_BYTES) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

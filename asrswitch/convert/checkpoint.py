@@ -82,7 +82,7 @@ def open_checkpoint(directory: Path) -> Iterator[Checkpoint]:
     if not directory.is_dir():
         raise AsrSwitchError(f"{directory}: no such folder; give the folder of a Hugging Face checkpoint")
     metadata = _metadata(directory)
-    sections = _Config(directory / "config.json", metadata["config.json"])
+    sections = CheckpointConfig(directory / "config.json", metadata["config.json"])
     config = sections.model_config()
     vocabulary, merges = _vocabulary(directory, metadata)
     if len(vocabulary) > config.vocab_size:
@@ -109,7 +109,7 @@ def stored_name(name: str) -> str:
     return name
 
 
-class _Config:
+class CheckpointConfig:
     """The checked content of config.json."""
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:

@@ -22,6 +22,9 @@ HEADER_BYTES = 20
 TENSOR_ALIGNMENT = 16
 ABSENT = -1
 
+# The metadata of a model with random weights has this key; its value tells how to make the file again.
+SYNTHETIC_KEY = "synthetic"
+
 # Entries of the config's per-layer table; a model cannot have more layers.
 MAX_LAYERS = 128
 MROPE_SECTIONS = 4

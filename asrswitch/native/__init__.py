@@ -28,6 +28,15 @@ ffi.cdef(
     void chatllm_restart(struct chatllm_obj *obj, const char *utf8_sys_prompt);
     void chatllm_show_statistics(struct chatllm_obj *obj);
     int chatllm_destroy(struct chatllm_obj *obj);
+    const char *chatllm_ext_ceiling_isa(const char *kind);
+    int chatllm_ext_measure_ceiling(
+        const char *kind, int n_threads, int n_slices, double slice_ms, double *rates);
+
+    struct chatllm_ext_memory {
+        int64_t loaded, clip, encoder, decoder, kv_cache, peak;
+    };
+    int chatllm_ext_memory_needs(
+        struct chatllm_obj *obj, double seconds, int new_tokens, struct chatllm_ext_memory *needs);
 
     struct mallinfo2 {
         size_t arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;

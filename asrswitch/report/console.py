@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asrswitch.errors import printable
-from asrswitch.plan import Plan
+from asrswitch.plan import Model, Plan
 from asrswitch.records import Failure, Load, Reading, Record, Release, Transcription
 from asrswitch.schedule import Cycle
 from asrswitch.stats.verdict import Verdict, Word
@@ -101,7 +101,7 @@ def render_schedule(plan: Plan, cycles: Sequence[Cycle]) -> list[RenderableType]
         phases.append("unload" if cycle.release.value == "destroy" else "restart")
         table.add_row(str(cycle.index), str(cycle.iteration), Text(cycle.model.label), ", ".join(phases))
     heading = f"{len(cycles)} cycles, {plan.strategy.value}, {plan.threads} threads, to {printable(plan.out)}"
-    return [Text(heading), table]
+    return [Text(heading), *_synthetic_lines(plan.models), table]
 
 
 def show(console: Console, parts: Iterable[RenderableType]) -> None:
@@ -115,6 +115,7 @@ def render_summary(summary: Summary) -> list[RenderableType]:
     parts: list[RenderableType] = [_models_table(summary.models)] if summary.resident else []
     done = f"{summary.iterations_done} of {summary.iterations_planned} iterations, {summary.finished}"
     parts.append(Text(f"\n{done}"))
+    parts += _synthetic_lines(summary.models)
     if summary.resident:
         resident = summary.resident
         parts.append(
@@ -129,6 +130,13 @@ def render_summary(summary: Summary) -> list[RenderableType]:
     return parts
 
 
+def _synthetic_lines(models: Sequence[Model] | Sequence[ModelSummary]) -> list[Text]:
+    """A line that names the models of random weights, where there are any."""
+    labels = ", ".join(model.label for model in models if model.synthetic)
+    said = f"synthetic weights: speed and memory are true, text is not: {labels}"
+    return [Text(said, style="yellow")] if labels else []
+
+
 def _models_table(models: Sequence[ModelSummary]) -> Table:
     rows: list[tuple[str, Callable[[ModelSummary], str]]] = [
         ("cycles", lambda m: str(m.cycles)),
@@ -138,8 +146,8 @@ def _models_table(models: Sequence[ModelSummary]) -> Table:
         ("chars/s", lambda m: _middle(m.chars_per_s, ",.1f")),
         ("tokens/s", lambda m: _middle(m.tokens_per_s, ",.1f")),
         ("RTF", lambda m: _middle(m.rtf, ".3g")),
-        ("WER, %", lambda m: _percent(m.wer)),
-        ("CER, %", lambda m: _percent(m.cer)),
+        ("WER, %", lambda m: _percent(None if m.synthetic else m.wer)),
+        ("CER, %", lambda m: _percent(None if m.synthetic else m.cer)),
         ("unload, ms", lambda m: _middle(m.unload_ms, ",.1f")),
         ("restart, ms", lambda m: _middle(m.restart_ms, ",.1f")),
         ("switch, ms", lambda m: _middle(m.switch_ms, ",.1f")),

@@ -12,7 +12,16 @@ from typing import Any
 
 from asrswitch import native
 from asrswitch.worker.backends.chatllm import BackendError, ChatllmBackend
-from asrswitch.worker.protocol import Command, Done, Error, Hello, Malloc, Transcribed
+from asrswitch.worker.protocol import (
+    CeilingMeasured,
+    Command,
+    Done,
+    Error,
+    Hello,
+    Malloc,
+    MemoryNeeds,
+    Transcribed,
+)
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -56,7 +65,11 @@ def main(library: str) -> int:
 
 def _answer(
     backend: ChatllmBackend, command: Command, malloc: Callable[[], Malloc | None]
-) -> Done | Transcribed:
+) -> Done | Transcribed | MemoryNeeds | CeilingMeasured:
+    if command["command"] == "measure_ceiling":
+        return backend.measure_ceiling(command["ceiling"])
+    if command["command"] == "memory_needs":
+        return backend.memory_needs(command["load"], command["clip_s"])
     if command["command"] == "transcribe":
         result = backend.transcribe(command["audio"])
         return {

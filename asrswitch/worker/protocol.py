@@ -21,9 +21,11 @@ class Malloc(TypedDict):
 class Command(TypedDict, total=False):
     """A command; which of the other keys it has depends on ``command``."""
 
-    command: Literal["load", "transcribe", "restart", "unload", "exit"]
+    command: Literal["load", "transcribe", "restart", "unload", "memory_needs", "measure_ceiling", "exit"]
     load: LoadOptions
     audio: str
+    clip_s: float  # beside "load": memory_needs loads, asks and unloads
+    ceiling: CeilingOptions
 
 
 class LoadOptions(TypedDict):
@@ -34,6 +36,17 @@ class LoadOptions(TypedDict):
     context: int | None
     language: str | None
     max_new_tokens: int
+    preload: bool
+    lock: bool
+
+
+class CeilingOptions(TypedDict):
+    """What the processor is to be measured for: "read", "int8", "bf16" or "f32"."""
+
+    kind: str
+    threads: int
+    slices: int
+    slice_ms: float
 
 
 class Error(TypedDict):
@@ -56,6 +69,24 @@ class Done(TypedDict):
     started_ns: int
     ended_ns: int
     malloc: Malloc | None
+
+
+class MemoryNeeds(TypedDict):
+    """The library's own prediction of its anonymous memory in bytes; the parts are not all there at once."""
+
+    loaded: int
+    clip: int
+    encoder: int
+    decoder: int
+    kv_cache: int
+    peak: int
+
+
+class CeilingMeasured(TypedDict):
+    """Bytes or operations a second of each slice, and the instructions that it was measured with."""
+
+    isa: str
+    rates: list[float]
 
 
 class Transcribed(TypedDict):

@@ -58,12 +58,15 @@ CHATLLM_API struct chatllm_obj *chatllm_create(void);
  *   -s TEXT                      system prompt: words and names to expect
  *   --set language NAME|CODE     "auto" by default
  *   --set encoder_window windowed|full   attention of the encoder; windowed, as trained, by default
+ *   --preload                    the load reads and maps all weights; else they are read as they are used
+ *   --lock                       the same, and keeps them in memory until unload (RLIMIT_MEMLOCK must allow
+ * it)
  *   --max_new_tokens N           512 by default; -1: as many as fit
  *   --temp T, --seed N           T = 0, greedy, by default
  *   --multimedia_file_tags OPEN CLOSE    "{{" and "}}" by default
  *   --format chat, --hide_banner, -i, --log_level N      accepted, without effect
- * The environment variable CHATLLM_ISA (scalar, avx2) chooses the instruction set; default: the fastest there
- * is. */
+ * The environment variable CHATLLM_ISA (scalar, avx2, avxvnni, avx512, neon) chooses the instruction set;
+ * default: the fastest there is. */
 CHATLLM_API void chatllm_append_param(struct chatllm_obj *obj, const char *utf8_str);
 
 /* Reads the options and loads the model, once an object: a second call fails and changes no callback. `print`
@@ -112,6 +115,20 @@ CHATLLM_API int chatllm_text_tokenize(struct chatllm_obj *obj, const char *utf8_
  * thread. */
 CHATLLM_API const char *chatllm_inspect_model(const char *utf8_path);
 
+/* Beyond chatllm.cpp's interface: anonymous memory of a loaded model, in bytes; its weights are not in it. */
+struct chatllm_ext_memory {
+    int64_t loaded;   /* from load to unload: tables, scratch, stacks */
+    int64_t clip;     /* samples, log-mel and encoded audio */
+    int64_t encoder;  /* workspace, until the clip is encoded */
+    int64_t decoder;  /* workspace, from then on */
+    int64_t kv_cache; /* likewise, for all positions */
+    int64_t peak;     /* the most of all that at one time */
+};
+/* What an input of `seconds` of audio with `new_tokens` new tokens (-1: as many as fit) takes at most.
+ * Returns 0, or -1 when no model is loaded or `seconds` is no length. */
+CHATLLM_API int chatllm_ext_memory_needs(struct chatllm_obj *obj, double seconds, int new_tokens,
+                                         struct chatllm_ext_memory *needs);
+
 /* Beyond chatllm.cpp's interface: shows tensors from inside each later input, in single precision, row-major,
  * on the calling thread, valid for the call: mel [bands, frames]; enc_in, enc_out [tokens, width]; prompt_ids
  * [n]; and for each step logits [vocabulary], token [1]. Null ends it. Returns 0, or -1 on a null object. */
@@ -125,6 +142,18 @@ CHATLLM_API int chatllm_ext_set_trace(struct chatllm_obj *obj, f_chatllm_ext_tra
 typedef void (*f_chatllm_ext_bytes)(void *user_data, const char *bytes, int n_bytes);
 CHATLLM_API int chatllm_ext_detokenize(struct chatllm_obj *obj, const int32_t *ids, int n_ids,
                                        f_chatllm_ext_bytes f_bytes, void *user_data);
+
+/* Beyond chatllm.cpp's interface: what this processor can do at best, for the statistics' operations and
+ * bytes to be held against. `kind` is "read" (bytes a second from memory) or "int8", "bf16", "f32"
+ * (operations a second; a multiplication and an addition are two), with the fastest instructions for it,
+ * which chatllm_ext_ceiling_isa names; bf16 is measured as f32 where the processor has no instruction for it.
+ * Runs n_threads threads at once for n_slices slices of slice_ms milliseconds, after one that does not count,
+ * and writes the rate of each slice, summed over the threads, to `rates`. Needs no object; up to 512 MiB are
+ * taken and given back for "read". Returns 0, or -1 for an unknown kind (whose name is null), a number that
+ * makes no sense, or want of memory or threads. */
+CHATLLM_API const char *chatllm_ext_ceiling_isa(const char *kind);
+CHATLLM_API int chatllm_ext_measure_ceiling(const char *kind, int n_threads, int n_slices, double slice_ms,
+                                            double *rates);
 
 #ifdef __cplusplus
 }

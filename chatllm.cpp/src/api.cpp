@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/base64.h"
+#include "ceilings/ceilings.h"
 #include "session.h"
 
 using chatllm::Piece;
@@ -105,10 +106,19 @@ template <typename Read> int run_input(chatllm_obj *obj, Read &&read) {
     });
 }
 
-std::string milliseconds(double ms) {
-    char text[32];
-    std::snprintf(text, sizeof(text), "%.1f ms", ms);
-    return text;
+// As in "stage encoder: 45.123 ms, 50123456789 operations int8, 712345678 operations f32, 61000000 bytes".
+std::string stage_line(const char *name, const chatllm::Stages::Entry &stage) {
+    char ms[32];
+    std::snprintf(ms, sizeof(ms), "%.3f", stage.ms);
+    std::string line = std::string("stage ") + name + ": " + ms + " ms";
+    const auto add = [&](std::int64_t count, const char *unit) {
+        if (count > 0) line += ", " + std::to_string(count) + " " + unit;
+    };
+    add(stage.work.int8_operations, "operations int8");
+    add(stage.work.bf16_operations, "operations bf16");
+    add(stage.work.f32_operations, "operations f32");
+    add(stage.work.bytes, "bytes");
+    return line;
 }
 
 }  // namespace
@@ -232,15 +242,17 @@ void chatllm_show_statistics(struct chatllm_obj *obj) {
         const Call call(obj, Call::nestable);
         chatllm::Session &session = loaded(obj);
         const chatllm::Statistics &s = session.statistics();
-        const std::string lines[] = {
-            "tokens: generated " + std::to_string(s.n_generated_tokens) + ", prompt " +
-                std::to_string(s.n_prompt_tokens) + ", audio " + std::to_string(s.n_audio_tokens),
-            "timings: read " + milliseconds(s.read_ms) + ", mel " + milliseconds(s.mel_ms) + ", encode " +
-                milliseconds(s.encode_ms) + ", prefill " + milliseconds(s.prefill_ms) + ", decode " +
-                milliseconds(s.decode_ms),
-            std::string("kernels: ") + session.isa() + ", threads: " + std::to_string(session.n_threads()),
-        };
-        for (const std::string &line : lines) obj->say(PRINTLN_META, line.c_str());
+        obj->say(PRINTLN_META, ("audio: " + std::to_string(s.audio_s) + " s").c_str());
+        obj->say(PRINTLN_META,
+                 ("tokens: generated " + std::to_string(s.n_generated_tokens) + ", prompt " +
+                  std::to_string(s.n_prompt_tokens) + ", audio " + std::to_string(s.n_audio_tokens))
+                     .c_str());
+        for (std::size_t i = 0; i < chatllm::stage_names.size(); ++i)
+            obj->say(PRINTLN_META,
+                     stage_line(chatllm::stage_names[i], session.stages().entries()[i]).c_str());
+        obj->say(PRINTLN_META, (std::string("kernels: ") + session.isa() +
+                                ", threads: " + std::to_string(session.n_threads()))
+                                   .c_str());
         return 0;
     });
 }
@@ -276,6 +288,19 @@ const char *chatllm_inspect_model(const char *utf8_path) {
     }
 }
 
+int chatllm_ext_memory_needs(struct chatllm_obj *obj, double seconds, int new_tokens,
+                             struct chatllm_ext_memory *needs) {
+    if (obj == nullptr || needs == nullptr || !(seconds >= 0)) return -1;
+    return fenced(obj, [&] {
+        const Call call(obj, Call::nestable);
+        const chatllm::MemoryNeeds n = loaded(obj).memory_needs(seconds, new_tokens);
+        const auto bytes = [](std::size_t size) { return static_cast<std::int64_t>(size); };
+        *needs = {bytes(n.loaded),  bytes(n.clip),     bytes(n.encoder),
+                  bytes(n.decoder), bytes(n.kv_cache), bytes(n.peak())};
+        return 0;
+    });
+}
+
 int chatllm_ext_set_trace(struct chatllm_obj *obj, f_chatllm_ext_trace f_trace, void *user_data) {
     if (obj == nullptr) return -1;
     return fenced(obj, [&] {
@@ -303,4 +328,19 @@ int chatllm_ext_detokenize(struct chatllm_obj *obj, const int32_t *ids, int n_id
         f_bytes(user_data, bytes.data(), n_bytes);
         return n_bytes;
     });
+}
+
+const char *chatllm_ext_ceiling_isa(const char *kind) {
+    return kind == nullptr ? nullptr : chatllm::ceiling_isa(kind);
+}
+
+int chatllm_ext_measure_ceiling(const char *kind, int n_threads, int n_slices, double slice_ms,
+                                double *rates) {
+    if (kind == nullptr || rates == nullptr || n_slices < 1) return -1;
+    try {
+        chatllm::measure_ceiling(kind, n_threads, slice_ms, {rates, static_cast<std::size_t>(n_slices)});
+        return 0;
+    } catch (...) {
+        return -1;
+    }
 }

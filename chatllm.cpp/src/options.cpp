@@ -98,6 +98,10 @@ Options Options::parse(const std::vector<std::string> &words) {
             options.seed = integer<std::uint64_t>(word, next(), 0, UINT64_MAX);
         } else if (name == "--max-new-tokens") {
             options.max_new_tokens = integer(word, next(), -1, most_tokens);
+        } else if (name == "--preload") {
+            options.preload = true;
+        } else if (name == "--lock") {
+            options.lock = true;
         } else if (name == "--format") {
             const std::string &format = next();
             if (format != "chat")

@@ -18,6 +18,8 @@ struct Options {
     std::string system_prompt;
     std::string language;  // as given: a name, a two-letter code, or empty for the model to find out
     bool whole_clip_attention = false;
+    bool preload = false;  // the load reads all weights
+    bool lock = false;     // the weights stay in memory
     std::string tag_open = "{{";
     std::string tag_close = "}}";
 

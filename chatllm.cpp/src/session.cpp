@@ -3,7 +3,6 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #include "model/unicode.h"
@@ -11,21 +10,9 @@
 namespace chatllm {
 namespace {
 
-// Adds the time until its end to a figure.
-class Stopwatch {
-public:
-    explicit Stopwatch(double &total_ms) : total_ms_(total_ms), start_(std::chrono::steady_clock::now()) {}
-    ~Stopwatch() {
-        total_ms_ +=
-            std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start_).count();
-    }
-    Stopwatch(const Stopwatch &) = delete;
-    Stopwatch &operator=(const Stopwatch &) = delete;
-
-private:
-    double &total_ms_;
-    std::chrono::steady_clock::time_point start_;
-};
+// Of the prompt's end, computed to the precision of single positions: logits come from the last one, and
+// twice as exact for it.
+constexpr int n_precise_positions = 6;
 
 int usable_processors() {
     cpu_set_t set;
@@ -55,14 +42,59 @@ Session::Session(const Options &options, std::string_view isa)
       max_length_(options.max_length > 0 ? std::min(options.max_length, file_.text().max_length)
                                          : file_.text().max_length),
       compute_(choose_kernels(isa), options.n_threads > 0 ? options.n_threads : usable_processors(),
-               std::max(encoder_.widest_row(), decoder_.widest_row())),
+               std::max(encoder_.widest_row(), decoder_.widest_row()),
+               encoder_.is_quantised() || decoder_.is_quantised()),
       cache_(file_.text()) {
     if (!language_.empty() && !special_.asr_text) required_id(file_, "<asr_text>");
+    if (options.preload || options.lock) file_.preload();
+    if (options.lock) file_.lock();
+}
+
+Session::~Session() {
+    // What takes the time of unloading is to unmap the weights, page by page: the threads share it.
+    constexpr int n_parts = 16;
+    compute_.pool().clear_abort();
+    try {
+        compute_.pool().run(n_parts, [&](int part, int) { file_.drop(part, n_parts); });
+    } catch (const Aborted &) {  // then they are unmapped with the file
+    }
 }
 
 void Session::restart() {
     cache_.clear();
     cursor_ = 0;
+}
+
+MemoryNeeds Session::memory_needs(double seconds, int n_new_tokens) const {
+    // More than that fits into no context. No more than eight frames go into a token.
+    const double most_seconds = max_length_ * 8.0 * LogMel::hop / LogMel::sample_rate;
+    const auto n_samples = std::max(
+        Clip::min_samples, static_cast<std::size_t>(std::min(seconds, most_seconds) * LogMel::sample_rate));
+    const int n_frames = LogMel::n_frames(n_samples);
+    const int n_audio = encoder_.n_tokens(n_frames);
+    constexpr int n_words = 32;  // of a prompt beside the audio, some more than are there
+    const int n_prompt = std::min(n_audio + n_words, max_length_);
+    const int n_positions =
+        n_new_tokens < 0
+            ? max_length_
+            : static_cast<int>(std::min<std::int64_t>(std::int64_t{n_prompt} + n_new_tokens, max_length_));
+    const auto floats = [](std::size_t rows, int cols) {
+        return AnonymousMap::resident_bytes(rows * static_cast<std::size_t>(cols) * sizeof(float));
+    };
+    constexpr std::size_t heap_bytes = std::size_t{1} << 20;    // names, small vectors
+    constexpr std::size_t stack_bytes = std::size_t{64} << 10;  // what is used of each
+    const auto n_threads = static_cast<std::size_t>(compute_.n_threads());
+    MemoryNeeds needs;
+    needs.loaded = file_.tokenizer().table_bytes() + AnonymousMap::resident_bytes(compute_.scratch_bytes()) +
+                   n_threads * stack_bytes + heap_bytes;
+    needs.clip = floats(n_samples, 1) + floats(static_cast<std::size_t>(n_frames), log_mel_.n_bands()) +
+                 floats(static_cast<std::size_t>(n_audio), file_.text().width);
+    needs.encoder = AnonymousMap::resident_bytes(
+        encoder_.workspace_bytes(compute_, n_frames, options_.whole_clip_attention));
+    needs.decoder = AnonymousMap::resident_bytes(
+        Decoder::Workspace::bytes(decoder_, std::min(n_prompt, Decoder::max_batch), compute_));
+    needs.kv_cache = cache_.resident_bytes(n_positions);
+    return needs;
 }
 
 Session::Prompt Session::build_prompt(const std::vector<Piece> &pieces, int n_audio_tokens) const {
@@ -113,6 +145,7 @@ void Session::run(const std::vector<Piece> &pieces, const std::function<void(con
                   const Trace &trace) {
     compute_.pool().clear_abort();
     statistics_ = {};
+    compute_.stages().clear();
     cursor_ = 0;
     random_state_ = options_.seed;
 
@@ -131,7 +164,7 @@ void Session::run(const std::vector<Piece> &pieces, const std::function<void(con
     {
         std::optional<Clip> clip;
         {
-            const Stopwatch watch(statistics_.read_ms);
+            const Stages::Timer timer(compute_.stages(), Stage::read);
             if (source.kind == Piece::Kind::audio_path) {
                 clip = Clip::read_wav(source.content, max_samples);
             } else {
@@ -158,7 +191,7 @@ void Session::run(const std::vector<Piece> &pieces, const std::function<void(con
                                "log-mel");
         auto *mel_values = reinterpret_cast<float *>(mel.data());
         {
-            const Stopwatch watch(statistics_.mel_ms);
+            const Stages::Timer timer(compute_.stages(), Stage::mel);
             log_mel_.run(compute_.pool(), samples, mel_values);
         }
         trace.show("mel", mel_values, {n_bands, n_frames});
@@ -168,10 +201,7 @@ void Session::run(const std::vector<Piece> &pieces, const std::function<void(con
             AnonymousMap(static_cast<std::size_t>(n_audio) * static_cast<std::size_t>(width) * sizeof(float),
                          "encoded audio");
         auto *rows = reinterpret_cast<float *>(audio.data());
-        {
-            const Stopwatch watch(statistics_.encode_ms);
-            encoder_.run(compute_, mel_values, n_frames, options_.whole_clip_attention, rows, trace);
-        }
+        encoder_.run(compute_, mel_values, n_frames, options_.whole_clip_attention, rows, trace);
         trace.show("enc_out", rows, {n_audio, width});
     }
 
@@ -180,25 +210,22 @@ void Session::run(const std::vector<Piece> &pieces, const std::function<void(con
         const std::vector<float> ids(prompt.ids.begin(), prompt.ids.end());
         trace.show("prompt_ids", ids.data(), {n_prompt});
     }
-    Decoder::Workspace work(decoder_, std::min(n_prompt, Decoder::max_batch), compute_.pool().size());
-    std::span<const float> logits;
+    Decoder::Workspace work(decoder_, std::min(n_prompt, Decoder::max_batch), compute_);
     {
-        const Stopwatch watch(statistics_.prefill_ms);
-        logits = prefill(prompt, reinterpret_cast<const float *>(audio.data()), work);
+        const Stages::Timer timer(compute_.stages(), Stage::prefill);
+        prefill(prompt, reinterpret_cast<const float *>(audio.data()), work);
     }
     audio = {};
     const int room = max_length_ - n_prompt;
     const int limit = options_.max_new_tokens < 0 ? room : std::min(options_.max_new_tokens, room);
-    const Stopwatch watch(statistics_.decode_ms);
-    generate(logits, limit, work, emit, trace);
+    generate(limit, work, emit, trace);
 }
 
-std::span<const float> Session::prefill(const Prompt &prompt, const float *audio, Decoder::Workspace &work) {
+void Session::prefill(const Prompt &prompt, const float *audio, Decoder::Workspace &work) {
     const int n_prompt = static_cast<int>(prompt.ids.size());
     const int width = file_.text().width;
     const int audio_begin = static_cast<int>(prompt.audio_at);
     const int audio_end = audio_begin + statistics_.n_audio_tokens;
-    std::span<const float> logits;
     for (int first = 0; first < n_prompt; first += Decoder::max_batch) {
         const int n = std::min(Decoder::max_batch, n_prompt - first);
         cache_.reserve(first + n);
@@ -208,24 +235,35 @@ std::span<const float> Session::prefill(const Prompt &prompt, const float *audio
             if (position >= audio_begin && position < audio_end) {
                 std::copy_n(audio + static_cast<std::ptrdiff_t>(position - audio_begin) * width, width, row);
             } else {
-                decoder_.embed(compute_, prompt.ids[static_cast<std::size_t>(position)], row);
+                decoder_.embed(prompt.ids[static_cast<std::size_t>(position)], row);
             }
         }
-        logits = decoder_.run(compute_, cache_, work, first, n, first + n == n_prompt);
+        // The answer's beginning, which the first tokens hang on.
+        const int n_precise = first + n == n_prompt ? n_precise_positions : 0;
+        decoder_.run(compute_, cache_, work, first, n, n_precise);
         cursor_ = first + n;
     }
-    return logits;
 }
 
-void Session::generate(std::span<const float> logits, int limit, Decoder::Workspace &work,
+void Session::generate(int limit, Decoder::Workspace &work,
                        const std::function<void(const std::string &)> &emit, const Trace &trace) {
     const Tokenizer &tokenizer = file_.tokenizer();
     Utf8Stream characters;
     const auto say = [&](const std::string &text) {
         if (!text.empty()) emit(text);
     };
+    int n_batch = (statistics_.n_prompt_tokens - 1) % Decoder::max_batch + 1;
     for (int step = 0; step < limit; ++step) {
+        // The first token is what its reader waits for: it has a stage of its own.
+        const Stages::Timer timer(compute_.stages(), step == 0 ? Stage::first_token : Stage::decode);
         compute_.pool().check_abort();
+        if (step > 0) {
+            cache_.reserve(cursor_ + 1);
+            decoder_.run(compute_, cache_, work, cursor_, 1, 1);
+            n_batch = 1;
+            ++cursor_;
+        }
+        const std::span<const float> logits = decoder_.logits(compute_, work, n_batch);
         trace.show("logits", logits.data(), {static_cast<std::int64_t>(logits.size())});
         const std::int32_t id = choose(logits);
         ++statistics_.n_generated_tokens;
@@ -237,11 +275,7 @@ void Session::generate(std::span<const float> logits, int limit, Decoder::Worksp
             tokenizer.append_bytes(id, bytes);
             say(characters.feed(bytes));
         }
-        if (step + 1 == limit) break;
-        cache_.reserve(cursor_ + 1);
-        decoder_.embed(compute_, id, work.embeddings());
-        logits = decoder_.run(compute_, cache_, work, cursor_, 1, true);
-        ++cursor_;
+        decoder_.embed(id, work.embeddings());
     }
     say(characters.flush());
 }

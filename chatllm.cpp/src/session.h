@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <optional>
 #include <string>
@@ -18,17 +19,22 @@
 
 namespace chatllm {
 
-// Where the time of the last input went, and what it was spent on.
+// What the last input was.
 struct Statistics {
     double audio_s = 0;
-    double read_ms = 0;  // the clip from disk
-    double mel_ms = 0;
-    double encode_ms = 0;
-    double prefill_ms = 0;  // to the first token's logits
-    double decode_ms = 0;   // all later tokens
     int n_audio_tokens = 0;
     int n_prompt_tokens = 0;
     int n_generated_tokens = 0;
+};
+
+// Anonymous memory of a session in bytes: what is there from load to unload, and what an input adds.
+struct MemoryNeeds {
+    std::size_t loaded = 0;    // tokenizer's tables, scratch and stacks of the threads
+    std::size_t clip = 0;      // samples, log-mel and encoded audio
+    std::size_t encoder = 0;   // workspace, until the clip is encoded
+    std::size_t decoder = 0;   // workspace, from then on
+    std::size_t kv_cache = 0;  // likewise
+    std::size_t peak() const { return loaded + clip + std::max(encoder, decoder + kv_cache); }
 };
 
 // One loaded model. Each input stands alone: it starts from an empty context, so that the same input gives
@@ -37,6 +43,9 @@ class Session {
 public:
     // Maps the model and starts the threads. Throws Error. `isa` names the kernels, empty for the fastest.
     Session(const Options &options, std::string_view isa);
+    ~Session();
+    Session(const Session &) = delete;
+    Session &operator=(const Session &) = delete;
 
     // Transcribes the one clip among the pieces and hands out the text in whole characters as it is
     // generated. Throws Error, or Aborted after abort().
@@ -50,9 +59,14 @@ public:
     void set_system_prompt(std::string_view text) { options_.system_prompt = text; }
     void set_max_new_tokens(int n) { options_.max_new_tokens = n; }
 
+    // What an input of `seconds` of audio and so many new tokens needs at most; a context too short for them
+    // counts as it is. seconds >= 0.
+    MemoryNeeds memory_needs(double seconds, int n_new_tokens) const;
+
     const Options &options() const { return options_; }
     const ModelFile &file() const { return file_; }
     const Statistics &statistics() const { return statistics_; }
+    const Stages &stages() { return compute_.stages(); }
     const char *isa() const { return compute_.kernels().name; }
     int n_threads() { return compute_.pool().size(); }
     int max_length() const { return max_length_; }
@@ -71,9 +85,9 @@ private:
         std::size_t audio_at = 0;
     };
     Prompt build_prompt(const std::vector<Piece> &pieces, int n_audio_tokens) const;
-    std::span<const float> prefill(const Prompt &prompt, const float *audio, Decoder::Workspace &work);
-    void generate(std::span<const float> logits, int limit, Decoder::Workspace &work,
-                  const std::function<void(const std::string &)> &emit, const Trace &trace);
+    void prefill(const Prompt &prompt, const float *audio, Decoder::Workspace &work);
+    void generate(int limit, Decoder::Workspace &work, const std::function<void(const std::string &)> &emit,
+                  const Trace &trace);
     std::int32_t choose(std::span<const float> logits);
 
     Options options_;

@@ -1,25 +1,35 @@
 #include "base/memory_map.h"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <iterator>
 #include <limits>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "base/arena.h"
+#include "base/error.h"
 #include "check.h"
+#include "page_cache.h"
 #include "temporary.h"
 
 using chatllm::AnonymousMap;
 using chatllm::ArenaCursor;
 using chatllm::FileMap;
+using chatllm::check::is_resident;
+using chatllm::check::make_cold;
 using chatllm::check::TemporaryFolder;
 
 namespace {
@@ -39,6 +49,18 @@ std::size_t address_space() {
     std::ifstream("/proc/self/statm") >> n_pages;
     return n_pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 }
+
+// A figure in bytes from a file of /proc, where it stands in KiB.
+std::size_t figure(const char *path, std::string_view name) {
+    std::ifstream lines(path);
+    for (std::string line; std::getline(lines, line);) {
+        if (line.starts_with(name)) return std::stoull(line.substr(name.size())) << 10;
+    }
+    throw std::runtime_error("no such figure");
+}
+
+std::size_t anonymous_bytes() { return figure("/proc/self/smaps_rollup", "Anonymous:"); }
+[[maybe_unused]] std::size_t locked_bytes() { return figure("/proc/self/status", "VmLck:"); }
 
 }  // namespace
 
@@ -80,6 +102,76 @@ TEST(what_is_no_readable_file_is_an_error) {
     }
 }
 
+TEST(a_file_is_read_whole) {
+    const TemporaryFolder folder;
+    const std::string path = folder.write("a.bin", std::string(std::size_t{3} << 20, 'x'));
+    if (!make_cold(path)) {
+        std::cout << "not tried: the file system of " << path << " keeps files in memory alone\n";
+        return;
+    }
+    const FileMap map(path);
+    CHECK(!is_resident(map.bytes()));
+    map.populate(path);
+    CHECK(is_resident(map.bytes()));
+}
+
+TEST(dropped_parts_make_up_the_file_and_come_back) {
+    const TemporaryFolder folder;
+    constexpr std::size_t n_bytes = (std::size_t{9} << 20) + 5;
+    const std::string path = folder.write("a.bin", std::string(n_bytes, 'x'));
+    const FileMap map(path);
+    const auto mapped_bytes = [] { return figure("/proc/self/smaps_rollup", "Rss:"); };
+    for (const int n_parts : {1, 2, 3, 5, 16}) {
+        map.populate(path);
+        const std::size_t before = mapped_bytes();
+        for (int part = 0; part < n_parts; ++part) map.drop(part, n_parts);
+        CHECK(mapped_bytes() <= before - (n_bytes - (std::size_t{1} << 20)));
+        for (std::size_t at = 0; at < n_bytes; at += 1000) CHECK_EQ(map.bytes()[at], std::byte{'x'});
+    }
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+TEST(locks_are_not_tried) { std::cout << "no lock is tried: the sanitizers turn it off\n"; }
+#else
+TEST(a_locked_file_stays_in_memory_until_its_end) {
+    const TemporaryFolder folder;
+    const std::string path = folder.write("a.bin", std::string(100'000, 'x'));
+    const std::size_t before = locked_bytes();
+    {
+        const FileMap map(path);
+        map.lock(path);
+        CHECK(locked_bytes() >= before + map.bytes().size());
+    }
+    CHECK_EQ(locked_bytes(), before);
+}
+
+TEST(a_refused_lock_names_file_size_limit_and_remedy) {
+    const TemporaryFolder folder;
+    const std::string path = folder.write("a.bin", std::string(100'000, 'x'));
+    const FileMap map(path);
+    const pid_t child = fork();
+    if (child == 0) {
+        const struct rlimit limit { 8192, 8192 };
+        setrlimit(RLIMIT_MEMLOCK, &limit);
+        if (geteuid() == 0 && setresuid(65534, 65534, 65534) != 0) _exit(3);  // root may lock all it likes
+        try {
+            map.lock(path);
+            _exit(1);
+        } catch (const chatllm::Error &error) {
+            const std::string_view message = error.what();
+            const bool complete = message.starts_with(path + ": cannot lock its 100000 bytes in memory: ") &&
+                                  message.find("RLIMIT_MEMLOCK is 8192 bytes") != message.npos &&
+                                  message.find("ulimit -l") != message.npos;
+            _exit(complete ? 0 : 2);
+        }
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    CHECK(WIFEXITED(status));
+    CHECK_EQ(WEXITSTATUS(status), 0);
+}
+#endif
+
 TEST(anonymous_pages_are_zero_and_given_back) {
     constexpr std::size_t n_bytes = std::size_t{64} << 20;
     const std::size_t before = address_space();
@@ -92,6 +184,34 @@ TEST(anonymous_pages_are_zero_and_given_back) {
         map.data()[n_bytes - 1] = std::byte{1};
     }
     CHECK(address_space() < before + n_bytes);
+}
+
+TEST(large_maps_are_aligned_to_huge_pages_and_rounded_up_by_a_quarter_at_most) {
+    constexpr std::size_t mib = std::size_t{1} << 20;
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    const std::size_t before = address_space();
+    for (const std::size_t n_bytes : {2 * mib, 2 * mib + 1, 3 * mib + mib / 2, 4 * mib - page, 9 * mib}) {
+        const AnonymousMap map(n_bytes, "test");
+        CHECK_EQ(reinterpret_cast<std::uintptr_t>(map.data()) % (2 * mib), 0u);
+        CHECK_EQ(map.size(), n_bytes);
+        const std::size_t mapped = address_space() - before;
+        CHECK(mapped >= n_bytes && mapped <= n_bytes + std::max(n_bytes / 4, page) &&
+              mapped < n_bytes + 2 * mib);
+        for (std::size_t at = 0; at < n_bytes; at += page) map.data()[at] = std::byte{1};
+    }
+    CHECK_EQ(address_space(), before);
+}
+
+TEST(small_maps_take_the_pages_that_are_used) {
+    constexpr std::size_t stack_bytes = std::size_t{1} << 20;
+    const std::size_t before = anonymous_bytes();
+    std::vector<AnonymousMap> maps;
+    for (int i = 0; i < 32; ++i) {
+        maps.emplace_back(stack_bytes, "stack of a thread");
+        maps.back().data()[stack_bytes - 1] = std::byte{1};
+    }
+    // One page each, and what a sanitizer keeps of them.
+    CHECK(anonymous_bytes() < before + maps.size() * stack_bytes / 4);
 }
 
 TEST(an_anonymous_map_moves) {

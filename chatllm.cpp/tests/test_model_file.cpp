@@ -1,11 +1,14 @@
 #include "model/model_file.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <fstream>
 #include <limits>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,6 +16,7 @@
 #include "check.h"
 #include "model/decoder.h"
 #include "model/encoder.h"
+#include "page_cache.h"
 #include "random.h"
 #include "temporary.h"
 #include "tiny_model.h"
@@ -21,6 +25,8 @@ using chatllm::Decoder;
 using chatllm::Encoder;
 using chatllm::ModelFile;
 using chatllm::TensorType;
+using chatllm::check::is_resident;
+using chatllm::check::make_cold;
 using chatllm::check::Random;
 using chatllm::check::TemporaryFolder;
 using chatllm::tiny::Model;
@@ -93,6 +99,35 @@ TEST(a_sound_file_is_read) {
     std::int64_t n_parameters = 0;
     for (const auto &tensor : file.tensors()) n_parameters += tensor.n_elements();
     CHECK_EQ(file.n_parameters(), n_parameters);
+}
+
+TEST(weights_are_preloaded) {
+    const TemporaryFolder folder;
+    const std::string path = folder.write("m.bin", write_model().bytes);
+    const auto bytes_behind = [](const ModelFile &file) {
+        const chatllm::Tensor &first = file.tensors().front();
+        const std::byte *begin = first.data, *end = first.data + first.n_bytes;
+        for (const chatllm::Tensor &tensor : file.tensors()) {
+            begin = std::min(begin, tensor.data);
+            end = std::max(end, tensor.data + tensor.n_bytes);
+        }
+        const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+        begin -= reinterpret_cast<std::uintptr_t>(begin) % page;
+        return std::span(begin, end);
+    };
+    {
+        const ModelFile cached(path);
+        cached.preload();
+        cached.lock();
+        CHECK(is_resident(bytes_behind(cached)));
+    }
+    if (!make_cold(path)) {
+        std::cout << "not tried: the file system of " << path << " keeps files in memory alone\n";
+        return;
+    }
+    const ModelFile cold(path);
+    cold.preload();
+    CHECK(is_resident(bytes_behind(cold)));
 }
 
 TEST(every_type_is_read) {

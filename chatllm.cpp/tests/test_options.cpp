@@ -30,6 +30,8 @@ TEST(defaults) {
     CHECK_EQ(options.temperature, 0.0);
     CHECK_EQ(options.language, "");
     CHECK(!options.whole_clip_attention);
+    CHECK(!options.preload);
+    CHECK(!options.lock);
     CHECK_EQ(options.tag_open, "{{");
     CHECK_EQ(options.tag_close, "}}");
 }
@@ -58,6 +60,8 @@ TEST(every_option) {
                                    "--multimedia_file_tags",
                                    "<<",
                                    ">>",
+                                   "--preload",
+                                   "--lock",
                                    "--hide_banner",
                                    "-i",
                                    "--log_level",
@@ -70,6 +74,8 @@ TEST(every_option) {
     CHECK_EQ(options.max_new_tokens, -1);
     CHECK_EQ(options.language, "zh");
     CHECK(options.whole_clip_attention);
+    CHECK(options.preload);
+    CHECK(options.lock);
     CHECK_EQ(options.tag_open, "<<");
     CHECK_EQ(options.tag_close, ">>");
 }

@@ -29,7 +29,7 @@ TEST(every_chunk_is_done_exactly_once) {
     for (const int n_threads : {1, 2, 3, 7}) {
         ThreadPool pool(n_threads);
         CHECK_EQ(pool.size(), n_threads);
-        for (const int n_chunks : {0, 1, 2, 3, 7, 8, 100, 1000}) {
+        for (int n_chunks = 0; n_chunks <= 1000; n_chunks += n_chunks < 40 ? 1 : 37) {
             std::vector<std::atomic<int>> counts(static_cast<std::size_t>(n_chunks) + 1);
             std::atomic<int> wrong_threads = 0;
             pool.run(n_chunks, [&](int chunk, int thread) {
@@ -42,6 +42,93 @@ TEST(every_chunk_is_done_exactly_once) {
             CHECK_EQ(wrong_threads.load(), 0);
         }
     }
+}
+
+// A thread that comes late to a job must find either nothing or a chunk of the next one, whole.
+TEST(thousands_of_short_jobs_of_changing_size) {
+    for (const int n_threads : {2, 3, 7}) {
+        ThreadPool pool(n_threads);
+        std::vector<long long> sums(9);  // not atomic: a chunk is one thread's, and run() orders the jobs
+        std::vector<long long> expected(9);
+        for (int job = 0; job < 20000; ++job) {
+            const int n_chunks = 1 + job % 9;
+            // A context of its own, whose place the next job's takes.
+            const long long value = job;
+            pool.run(n_chunks,
+                     [&sums, value](int chunk, int) { sums[static_cast<std::size_t>(chunk)] += value; });
+            for (int chunk = 0; chunk < n_chunks; ++chunk) expected[static_cast<std::size_t>(chunk)] += value;
+        }
+        CHECK_EQ(sums, expected);
+    }
+}
+
+// Whoever is held up costs its own chunk and no other: the rest of its stretch is done by others.
+TEST(a_thread_that_is_held_up_does_not_hold_up_the_job) {
+    for (const int n_threads : {2, 3, 7}) {
+        for (const bool caller_is_held_up : {false, true}) {
+            ThreadPool pool(n_threads);
+            constexpr int n_chunks = 100;
+            std::atomic<int> n_done = 0;
+            std::atomic<bool> is_held_up = false, gave_up = false;
+            // By the clock, so that a pool that is wrong fails and does not hang.
+            const auto wait_for = [&](const auto &condition) {
+                const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+                while (!condition() && !gave_up) {
+                    if (std::chrono::steady_clock::now() > end) gave_up = true;
+                    std::this_thread::yield();
+                }
+            };
+            pool.run(n_chunks, [&](int, int thread) {
+                const bool may_be_held_up = caller_is_held_up ? thread == 0 : thread == 1;
+                if (may_be_held_up && !is_held_up.exchange(true)) {
+                    wait_for([&] { return n_done == n_chunks - 1; });
+                } else {
+                    wait_for([&] { return is_held_up.load(); });
+                }
+                ++n_done;
+            });
+            CHECK(is_held_up);
+            CHECK(!gave_up);
+            CHECK_EQ(n_done.load(), n_chunks);
+        }
+    }
+}
+
+TEST(jobs_beside_a_busy_thread) {
+    std::atomic<bool> stop = false;
+    std::vector<std::thread> busy;
+    for (unsigned i = 0; i < std::thread::hardware_concurrency(); ++i)
+        busy.emplace_back([&] {
+            while (!stop) {
+            }
+        });
+    {
+        ThreadPool pool(2);
+        std::vector<int> counts(8);
+        for (int job = 0; job < 300; ++job)
+            pool.run(8, [&](int chunk, int) { ++counts[static_cast<std::size_t>(chunk)]; });
+        CHECK_EQ(counts, std::vector<int>(8, 300));
+    }
+    stop = true;
+    for (std::thread &thread : busy) thread.join();
+}
+
+// Long enough for the threads to fall asleep between the jobs.
+TEST(sleeping_threads_wake_for_the_next_job) {
+    ThreadPool pool(3);
+    std::atomic<int> n_done = 0;
+    for (int job = 0; job < 20; ++job) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        std::atomic<int> n_inside = 0;
+        // A chunk ends once all three threads are in this job, so all must have woken.
+        pool.run(3, [&](int, int) {
+            ++n_inside;
+            const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+            while (n_inside < 3 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+            if (n_inside == 3) ++n_done;
+        });
+    }
+    CHECK_EQ(n_done.load(), 60);
 }
 
 TEST(results_of_a_job_are_seen_when_it_returns) {

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstddef>
@@ -350,33 +351,85 @@ TEST(tokenizer_every_truncation_is_refused) {
     CHECK_THROWS(read(bytes.substr(0, bytes.size() - 1)), "merge's length");
 }
 
-// A file can be made so that its texts share one hash: the second 8 bytes of a side cancel what the hash made
-// of the first 8. Merges serve here, since their sides may hold any byte.
+// A file can be made so that its texts share one hash: the second 8 bytes cancel what the hash made of the
+// first.
 TEST(tokenizer_texts_made_to_collide_are_refused) {
     constexpr std::uint64_t factor = 0x9E3779B97F4A7C15u;
+    const auto prints = [](char c) { return c > ' ' && c < 0x7F; };
     SectionWriter writer;
-    writer.token("a").end();
-    for (std::uint64_t i = 0, made = 0; made < 1200; ++i) {
-        std::uint64_t state = (16 ^ i) * factor;
+    std::string text(16, 'A');
+    int n_made = 0;
+    for (std::uint64_t i = 0; n_made < 1200; ++i) {
+        for (std::size_t at = 0; at < 8; ++at) text[at] = static_cast<char>('A' + (i >> (4 * at)) % 16);
+        std::uint64_t state;
+        std::memcpy(&state, text.data(), 8);
+        state = (16 ^ state) * factor;
         state ^= state >> 32;
-        char side[16];
-        std::memcpy(side, &i, 8);
-        std::memcpy(side + 8, &state, 8);  // the state after it is 0, whatever i was
-        if (std::memchr(side, ' ', sizeof(side)) != nullptr) continue;
-        writer.merge(std::string(side, sizeof(side)) + " b");
-        ++made;
+        std::memcpy(text.data() + 8, &state, 8);  // the state after it is 0, whatever i was
+        if (!std::ranges::all_of(text, prints)) continue;
+        writer.token(text);
+        ++n_made;
     }
-    writer.end();
-    CHECK_THROWS(read(writer.bytes()), "too many texts with the same hash");
+    writer.end().end();
+    CHECK_THROWS(read(writer.bytes(), {}, 2000), "too many texts with the same hash");
 }
 
-// Tables are bounded by the file: millions of the smallest merges would need more.
+// Merges that make one token are told apart by where it is split, and are as many as it has bytes at most.
+TEST(tokenizer_merges_with_one_product) {
+    SectionWriter writer;
+    for (const std::string_view token : {"a", "b", "c", "ab", "bc", "abc"}) writer.token(token);
+    writer.end();
+    for (const std::string_view merge : {"b c", "ab c", "a bc", "ab c", "a b"}) writer.merge(merge);
+    const std::string bytes = writer.end().bytes();
+    CHECK_EQ(read(bytes).encode("abc"), Ids{5});  // b c, then a bc
+    CHECK_EQ(read(bytes).encode("ab"), Ids{3});
+    writer = {};
+    for (const std::string_view token : {"a", "b", "c", "ab", "bc", "abc"}) writer.token(token);
+    writer.end().merge("a b").merge("b c").merge("a bc").end();
+    CHECK_EQ(read(writer.bytes()).encode("abc"), (Ids{3, 2}));  // ab c is no merge, though abc is a token
+}
+
+// As the other way round in a trained vocabulary, where the products stand in the order of the merges.
+TEST(tokenizer_products_in_any_order) {
+    SectionWriter writer;
+    const std::vector<std::string> tokens = {"abcd", "cd", "ab", "<x>", "d", "c", "b", "a"};
+    for (const std::string &token : tokens) writer.token(token, token == "<x>" ? 4 : 1);
+    writer.end();
+    for (const std::string_view merge : {"a b", "< x>", "c d", "ab cd"}) writer.merge(merge);
+    const std::string bytes = writer.end().bytes();
+    const Tokenizer tokenizer = read(bytes);
+    CHECK_EQ(tokenizer.encode("abcd"), Ids{0});
+    CHECK_EQ(tokenizer.encode("abd"), (Ids{2, 4}));
+    CHECK_EQ(tokenizer.encode("cdc"), (Ids{1, 5}));
+}
+
+// Tokens of every length up to the limit, found by their texts wherever the words of 8 bytes end.
+TEST(tokenizer_tokens_of_every_length) {
+    SectionWriter writer;
+    writer.token("a");
+    std::string text = "a";
+    for (int length = 2; length <= 1024; ++length) writer.token(text += "a");
+    writer.end();
+    for (std::size_t length = 1; length < 1024; ++length) writer.merge(std::string(length, 'a') + " a");
+    const std::string bytes = writer.end().bytes();
+    const Tokenizer tokenizer = read(bytes, {}, 1024);
+    for (std::size_t length = 1; length <= 1024; ++length) {
+        // From the left: aa, then aaa, and so on; what is left over begins anew.
+        const Ids ids = tokenizer.encode(std::string(length, 'a'));
+        std::size_t n_bytes = 0;
+        for (const std::int32_t id : ids) n_bytes += static_cast<std::size_t>(id) + 1;
+        CHECK_EQ(n_bytes, length);
+        CHECK_EQ(decode(tokenizer, {static_cast<std::int32_t>(length) - 1}), std::string(length, 'a'));
+    }
+    CHECK_EQ(tokenizer.encode("aaa"), Ids{2});
+}
+
+// Tables are bounded by the file: millions of the smallest tokens would need more.
 TEST(tokenizer_tables_are_no_larger_than_file_and_16_mib) {
     SectionWriter writer;
-    writer.token("a").end();
-    for (int i = 0; i < 1'600'000; ++i) writer.merge("a b");
-    writer.end();
-    CHECK_THROWS(read(writer.bytes()), "need tables larger than the file");
+    for (int i = 0; i < 1'400'000; ++i) writer.token("a");
+    writer.end().end();
+    CHECK_THROWS(read(writer.bytes(), {}, 2'000'000), "need tables larger than the file");
 }
 
 TEST(tokenizer_long_words_take_no_quadratic_time) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from asrswitch.native.locate import find_library
 
-_PRINT_TEXT, _PRINT_ERROR = 0, 2
+_PRINT_TEXT, _PRINT_INFORMATION, _PRINT_ERROR = 0, 1, 2
+_KERNELS = re.compile(r"kernels: (\w+), threads: (\d+)")
 
 _Print = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
 _End = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -33,10 +35,15 @@ class EngineError(Exception):
 
 @dataclass
 class Result:
-    """One transcription: its text and every traced tensor, in the order of their calls."""
+    """One transcription: its text and every traced tensor, in the order of their calls.
+
+    `instruction_set` and `threads` are what the engine says that it used.
+    """
 
     text: str = ""
     traces: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)
+    instruction_set: str = ""
+    threads: int = 0
 
     def one(self, name: str) -> NDArray[np.float32]:
         """The tensor `name`, which must have been traced once."""
@@ -95,11 +102,15 @@ class Engine:
         self._library.chatllm_ext_set_trace(self._object, self._callbacks[2], None)
         if self._library.chatllm_user_input(self._object, f"{{{{audio:{wav}}}}}".encode()) != 0:
             raise EngineError("; ".join(self._errors))
+        self._library.chatllm_show_statistics(self._object)
         return self._result
 
     def _print(self, _: int | None, kind: int, text: bytes) -> None:
         if kind == _PRINT_TEXT:
             self._result.text += text.decode()
+        elif kind == _PRINT_INFORMATION:
+            if match := _KERNELS.fullmatch(text.decode()):
+                self._result.instruction_set, self._result.threads = match[1], int(match[2])
         elif kind == _PRINT_ERROR:
             self._errors.append(text.decode())
 
@@ -124,6 +135,8 @@ def _open(path: Path) -> ctypes.CDLL:
     library.chatllm_user_input.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     library.chatllm_restart.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     library.chatllm_restart.restype = None
+    library.chatllm_show_statistics.argtypes = [ctypes.c_void_p]
+    library.chatllm_show_statistics.restype = None
     library.chatllm_destroy.argtypes = [ctypes.c_void_p]
     library.chatllm_ext_set_trace.argtypes = [ctypes.c_void_p, _Trace, ctypes.c_void_p]
     return library

@@ -8,7 +8,7 @@ from typing import Any
 
 from asrswitch import native
 from asrswitch.native import ffi
-from asrswitch.worker.protocol import LoadOptions
+from asrswitch.worker.protocol import CeilingMeasured, CeilingOptions, LoadOptions, MemoryNeeds
 
 
 class BackendError(Exception):
@@ -102,6 +102,48 @@ class ChatllmBackend:
         self._received = []
         return started_ns, ended_ns
 
+    def memory_needs(self, options: LoadOptions, clip_s: float) -> MemoryNeeds:
+        """Load, ask what an input of ``clip_s`` seconds would take, unload; ours alone can tell."""
+        if not hasattr(self._library, "chatllm_ext_memory_needs"):
+            raise BackendError("this library does not predict its memory")
+        needs = ffi.new("struct chatllm_ext_memory *")
+        try:
+            self.load(options)
+            status = self._library.chatllm_ext_memory_needs(
+                self._object, clip_s, options["max_new_tokens"], needs
+            )
+            if status != 0:
+                raise BackendError(self._failure("chatllm_ext_memory_needs", status))
+        finally:
+            self.unload()
+        return {
+            "loaded": needs.loaded,
+            "clip": needs.clip,
+            "encoder": needs.encoder,
+            "decoder": needs.decoder,
+            "kv_cache": needs.kv_cache,
+            "peak": needs.peak,
+        }
+
+    def measure_ceiling(self, options: CeilingOptions) -> CeilingMeasured:
+        """What the processor can do at best; other libraries than ours do not know how to measure it."""
+        if not hasattr(self._library, "chatllm_ext_measure_ceiling"):
+            raise BackendError("this library does not measure ceilings")
+        kind, slices = options["kind"].encode(), options["slices"]
+        isa = self._library.chatllm_ext_ceiling_isa(kind)
+        if isa == ffi.NULL:
+            raise BackendError(f"no ceiling is called {options['kind']}")
+        rates = ffi.new("double[]", slices)
+        status = self._library.chatllm_ext_measure_ceiling(
+            kind, options["threads"], slices, options["slice_ms"], rates
+        )
+        if status != 0:
+            raise BackendError(
+                f"the ceiling {options['kind']} cannot be measured with {options['threads']} threads; "
+                "use fewer or free memory"
+            )
+        return {"isa": ffi.string(isa).decode(), "rates": list(rates)}
+
     def _lines(self, kind: int) -> list[str]:
         texts = (
             text.decode("utf-8", "replace").strip()
@@ -132,6 +174,11 @@ def command_line(options: LoadOptions) -> list[str]:
         words += ["-l", str(options["context"])]
     if options["language"] is not None:
         words += ["--set", "language", options["language"]]
+    # Only our library knows these.
+    if options["preload"]:
+        words.append("--preload")
+    if options["lock"]:
+        words.append("--lock")
     return words
 
 

@@ -29,7 +29,7 @@ std::uint32_t wait_for_change(const std::atomic<std::uint32_t> &value, std::uint
 
 }  // namespace
 
-ThreadPool::ThreadPool(int n_threads) {
+ThreadPool::ThreadPool(int n_threads) : stretches_(static_cast<std::size_t>(n_threads)) {
     const auto enter = [](void *pool, int thread) { static_cast<ThreadPool *>(pool)->worker(thread); };
     threads_.reserve(static_cast<std::size_t>(n_threads - 1));
     try {
@@ -65,33 +65,40 @@ void ThreadPool::run_job(int n_chunks, Job job) {
         }
         return;
     }
-    const auto n = static_cast<std::uint32_t>(n_chunks);
     job_ = job;
-    n_done_.store(0, std::memory_order_relaxed);
-    claims_.store(std::uint64_t{n} << 32, std::memory_order_release);
+    n_left_.store(static_cast<std::uint32_t>(n_chunks), std::memory_order_relaxed);
+    const auto n = static_cast<std::uint64_t>(n_chunks);
+    for (std::size_t i = 0; i < stretches_.size(); ++i) {
+        const std::uint64_t begin = n * i / stretches_.size();
+        const std::uint64_t end = n * (i + 1) / stretches_.size();
+        stretches_[i].claims.store(end << 32 | begin, std::memory_order_release);
+    }
     epoch_.fetch_add(1, std::memory_order_release);
     epoch_.notify_all();
     work_on_claimed_chunks(0);
-    for (auto done = n_done_.load(std::memory_order_acquire); done != n;)
-        done = wait_for_change(n_done_, done);
+    for (auto left = n_left_.load(std::memory_order_acquire); left != 0;)
+        left = wait_for_change(n_left_, left);
     check_abort();
 }
 
 void ThreadPool::work_on_claimed_chunks(int thread) {
-    auto claims = claims_.load(std::memory_order_acquire);
-    while (true) {
-        const auto n = static_cast<std::uint32_t>(claims >> 32);
-        const auto next = static_cast<std::uint32_t>(claims);
-        if (next >= n) return;
-        if (!claims_.compare_exchange_weak(claims, claims + 1, std::memory_order_acq_rel,
-                                           std::memory_order_acquire)) {
+    const std::size_t n = stretches_.size();
+    for (std::size_t i = 0; i < n; ++i)
+        work_on_stretch(stretches_[(static_cast<std::size_t>(thread) + i) % n], thread);
+}
+
+void ThreadPool::work_on_stretch(Stretch &stretch, int thread) {
+    auto claims = stretch.claims.load(std::memory_order_acquire);
+    while (static_cast<std::uint32_t>(claims) < claims >> 32) {
+        if (!stretch.claims.compare_exchange_weak(claims, claims + 1, std::memory_order_acq_rel,
+                                                  std::memory_order_acquire)) {
             continue;
         }
         // An aborted job still counts its chunks, so that its end is seen.
         if (!aborted_.load(std::memory_order_relaxed))
-            job_.call(job_.context, static_cast<int>(next), thread);
-        if (n_done_.fetch_add(1, std::memory_order_acq_rel) + 1 == n) n_done_.notify_one();
-        claims = claims_.load(std::memory_order_acquire);
+            job_.call(job_.context, static_cast<int>(static_cast<std::uint32_t>(claims)), thread);
+        if (n_left_.fetch_sub(1, std::memory_order_acq_rel) == 1) n_left_.notify_one();
+        claims = stretch.claims.load(std::memory_order_acquire);
     }
 }
 

@@ -12,9 +12,11 @@ namespace chatllm {
 
 // Threads owned by one session. The calling thread works too, so a pool of one starts no thread.
 //
-// A job is a number of chunks, claimed one by one by whoever is free; which thread computes a chunk never
-// changes its result. The caller waits only for chunks that somebody has claimed, so a thread that a busy
-// neighbour keeps off its core costs its share and does not hold up the job.
+// A job is a number of chunks. Every thread has a stretch of neighbouring ones, so that it walks through
+// memory in order, and claims them one by one; whoever is done with its own helps with those of others. Which
+// thread computes a chunk never changes its result. The caller waits only for chunks that somebody has
+// claimed, so a thread that a busy neighbour keeps off its core costs its share and does not hold up the job.
+// Threads wait by spinning for some microseconds and then sleep: a core that is wanted elsewhere is given up.
 class ThreadPool {
 public:
     // Starts n_threads - 1 threads. Throws Error when the system refuses.
@@ -46,17 +48,23 @@ private:
         void (*call)(void *context, int chunk, int thread) = nullptr;
         void *context = nullptr;
     };
+    // Upper half: the end of a thread's stretch of chunks; lower half: the next one to be claimed. A
+    // successful exchange claims a chunk of whatever job is current, and keeps that job alive until the chunk
+    // is done.
+    struct alignas(64) Stretch {
+        std::atomic<std::uint64_t> claims{0};
+    };
 
     void run_job(int n_chunks, Job job);
     void work_on_claimed_chunks(int thread);
+    // Chunks claimed from one stretch until it is exhausted.
+    void work_on_stretch(Stretch &stretch, int thread);
     void worker(int thread);
     void stop();
 
-    // Upper half: chunks in the current job; lower half: the next one to be claimed. A successful exchange
-    // claims a chunk of whatever job is current, and keeps that job alive until the chunk is done.
-    std::atomic<std::uint64_t> claims_{0};
-    std::atomic<std::uint32_t> n_done_{0};
-    std::atomic<std::uint32_t> epoch_{0};
+    std::vector<Stretch> stretches_;  // one a thread
+    alignas(64) std::atomic<std::uint32_t> n_left_{0};
+    alignas(64) std::atomic<std::uint32_t> epoch_{0};
     std::atomic<bool> aborted_{false};
     std::atomic<bool> stopping_{false};
     Job job_;

@@ -2,33 +2,12 @@
 // standard library: the linker could keep the copy that this file makes of it, for processors without AVX2
 // too.
 
-#include "kernels/kernels.h"
-
 #if defined(__x86_64__)
 
-#include <immintrin.h>
+#include "kernels/products256.h"
 
 namespace chatllm {
 namespace {
-
-using Size = std::size_t;
-
-float sum_lanes(__m256 v) {
-    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
-    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
-}
-
-float max_lanes(__m256 v) {
-    __m128 most = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    most = _mm_max_ps(most, _mm_movehl_ps(most, most));
-    return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
-}
-
-// Lanes [0, n) of the next eight; 0 < n < 8.
-__m256i first_lanes(int n) {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
 
 // exp(x) by 2^n * exp(r), |r| <= ln 2 / 2, with a polynomial of degree six; relative error below 3e-7.
 // Arguments under -87 give 0, over 88 the value at 88.
@@ -68,170 +47,16 @@ __m256 error_function(__m256 x) {
     return _mm256_or_ps(_mm256_fnmadd_ps(p, decay, one), sign);
 }
 
-// Dot products of every one of R rows with every one of T tokens, eight columns at a time.
-template <int R, int T> void dot_tile(const float *w, Size w_stride, const float *x, Size x_stride,
-                                      int n_cols, float *out, Size out_stride) {
-    __m256 sums[R][T];
-    for (int r = 0; r < R; ++r) {
-        for (int t = 0; t < T; ++t) sums[r][t] = _mm256_setzero_ps();
-    }
-    int c = 0;
-    for (; c + 8 <= n_cols; c += 8) {
-        __m256 xs[T];
-        for (int t = 0; t < T; ++t) xs[t] = _mm256_loadu_ps(x + static_cast<Size>(t) * x_stride + c);
-        for (int r = 0; r < R; ++r) {
-            const __m256 ws = _mm256_loadu_ps(w + static_cast<Size>(r) * w_stride + c);
-            for (int t = 0; t < T; ++t) sums[r][t] = _mm256_fmadd_ps(ws, xs[t], sums[r][t]);
-        }
-    }
-    if (c < n_cols) {
-        const __m256i mask = first_lanes(n_cols - c);
-        for (int r = 0; r < R; ++r) {
-            const __m256 ws = _mm256_maskload_ps(w + static_cast<Size>(r) * w_stride + c, mask);
-            for (int t = 0; t < T; ++t) {
-                const __m256 xs = _mm256_maskload_ps(x + static_cast<Size>(t) * x_stride + c, mask);
-                sums[r][t] = _mm256_fmadd_ps(ws, xs, sums[r][t]);
-            }
-        }
-    }
-    for (int r = 0; r < R; ++r) {
-        for (int t = 0; t < T; ++t)
-            out[static_cast<Size>(t) * out_stride + static_cast<Size>(r)] = sum_lanes(sums[r][t]);
-    }
-}
-
-template <int R> void dot_rows(const float *w, Size w_stride, const float *x, Size x_stride, int n_tokens,
-                               int n_cols, float *out, Size out_stride) {
-    int t = 0;
-    for (; t + 3 <= n_tokens; t += 3) {
-        const auto at = static_cast<Size>(t);
-        dot_tile<R, 3>(w, w_stride, x + at * x_stride, x_stride, n_cols, out + at * out_stride, out_stride);
-    }
-    for (; t < n_tokens; ++t) {
-        const auto at = static_cast<Size>(t);
-        dot_tile<R, 1>(w, w_stride, x + at * x_stride, x_stride, n_cols, out + at * out_stride, out_stride);
-    }
-}
-
-void gemm_f32(const float *w, Size w_stride, int n_rows, const float *x, Size x_stride, int n_tokens,
-              int n_cols, float *out, Size out_stride) {
-    int r = 0;
-    for (; r + 4 <= n_rows; r += 4) {
-        const auto at = static_cast<Size>(r);
-        dot_rows<4>(w + at * w_stride, w_stride, x, x_stride, n_tokens, n_cols, out + at, out_stride);
-    }
-    for (; r < n_rows; ++r) {
-        const auto at = static_cast<Size>(r);
-        dot_rows<1>(w + at * w_stride, w_stride, x, x_stride, n_tokens, n_cols, out + at, out_stride);
-    }
-}
-
-// One block of 32 products, summed into eight 32-bit lanes. They cannot overflow, and a single holds them
-// exactly: 4 * 128 * 32767 < 2^24.
-__m256i block_products(const __m256i w[2], const std::int16_t *x) {
-    const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x));
-    const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x + 16));
-    return _mm256_add_epi32(_mm256_madd_epi16(w[0], low), _mm256_madd_epi16(w[1], high));
-}
-
+// The sum of squares, or of products of two rows.
 float dot(const float *a, const float *b, int n) {
-    float result;
-    dot_tile<1, 1>(a, 0, b, 0, n, &result, 0);
-    return result;
-}
-
-template <bool Offsets, int R, int T> void quant_tile(const QuantRows &w, Size row, const QuantActivations &x,
-                                                      Size token, int n_cols, float *out, Size out_stride) {
-    const auto n = static_cast<Size>(n_cols);
-    const Size n_blocks = n / quant_block;
-    __m256 sums[R][T];
-    for (int r = 0; r < R; ++r) {
-        for (int t = 0; t < T; ++t) sums[r][t] = _mm256_setzero_ps();
+    __m256 sums = _mm256_setzero_ps();
+    int c = 0;
+    for (; c + 8 <= n; c += 8) sums = _mm256_fmadd_ps(_mm256_loadu_ps(a + c), _mm256_loadu_ps(b + c), sums);
+    if (c < n) {
+        const __m256i mask = first_lanes(n - c);
+        sums = _mm256_fmadd_ps(_mm256_maskload_ps(a + c, mask), _mm256_maskload_ps(b + c, mask), sums);
     }
-    for (Size b = 0; b < n_blocks; ++b) {
-        __m256i ws[R][2];
-        for (Size r = 0; r < R; ++r) {
-            const auto *block = reinterpret_cast<const __m128i *>(w.quants + (row + r) * n + b * quant_block);
-            ws[r][0] = _mm256_cvtepi8_epi16(_mm_loadu_si128(block));
-            ws[r][1] = _mm256_cvtepi8_epi16(_mm_loadu_si128(block + 1));
-        }
-        for (Size t = 0; t < T; ++t) {
-            const std::int16_t *xs = x.quants + (token + t) * n + b * quant_block;
-            const float x_scale = x.scales[(token + t) * n_blocks + b];
-            for (Size r = 0; r < R; ++r) {
-                const __m256 scale = _mm256_set1_ps(w.scales[(row + r) * n_blocks + b] * x_scale);
-                const __m256 products = _mm256_cvtepi32_ps(block_products(ws[r], xs));
-                sums[r][t] = _mm256_fmadd_ps(products, scale, sums[r][t]);
-            }
-        }
-    }
-    for (Size t = 0; t < T; ++t) {
-        for (Size r = 0; r < R; ++r) {
-            float sum = sum_lanes(sums[r][t]);
-            if (Offsets) {
-                sum += dot(w.offsets + (row + r) * n_blocks, x.sums + (token + t) * n_blocks,
-                           static_cast<int>(n_blocks));
-            }
-            out[(token + t) * out_stride + row + r] = sum;
-        }
-    }
-}
-
-template <bool Offsets, int R> void quant_rows(const QuantRows &w, Size row, const QuantActivations &x,
-                                               int n_tokens, int n_cols, float *out, Size out_stride) {
-    int t = 0;
-    for (; t + 4 <= n_tokens; t += 4) {
-        quant_tile<Offsets, R, 4>(w, row, x, static_cast<Size>(t), n_cols, out, out_stride);
-    }
-    for (; t < n_tokens; ++t)
-        quant_tile<Offsets, R, 1>(w, row, x, static_cast<Size>(t), n_cols, out, out_stride);
-}
-
-template <bool Offsets> void quant_gemm(const QuantRows &w, int n_rows, const QuantActivations &x,
-                                        int n_tokens, int n_cols, float *out, Size out_stride) {
-    int r = 0;
-    for (; r + 2 <= n_rows; r += 2) {
-        quant_rows<Offsets, 2>(w, static_cast<Size>(r), x, n_tokens, n_cols, out, out_stride);
-    }
-    for (; r < n_rows; ++r)
-        quant_rows<Offsets, 1>(w, static_cast<Size>(r), x, n_tokens, n_cols, out, out_stride);
-}
-
-void gemm_quants(const QuantRows &w, int n_rows, const QuantActivations &x, int n_tokens, int n_cols,
-                 float *out, Size out_stride) {
-    if (w.offsets != nullptr) {
-        quant_gemm<true>(w, n_rows, x, n_tokens, n_cols, out, out_stride);
-    } else {
-        quant_gemm<false>(w, n_rows, x, n_tokens, n_cols, out, out_stride);
-    }
-}
-
-void quantise_row(const float *x, int n, std::int16_t *quants, float *scales, float *sums) {
-    const __m256 no_sign = _mm256_set1_ps(-0.0f);
-    for (int b = 0; b < n / quant_block; ++b, x += quant_block, quants += quant_block) {
-        __m256 v[4];
-        for (int i = 0; i < 4; ++i) v[i] = _mm256_loadu_ps(x + 8 * i);
-        __m256 largest = _mm256_andnot_ps(no_sign, v[0]);
-        for (int i = 1; i < 4; ++i) largest = _mm256_max_ps(largest, _mm256_andnot_ps(no_sign, v[i]));
-        const float most = max_lanes(largest);
-        const __m256 inverse = _mm256_set1_ps(most > 0 ? 32767.0f / most : 0.0f);
-        __m256i q[4];
-        for (int i = 0; i < 4; ++i) {
-            // NaN becomes -32767 by the order of the operands, as in the scalar table.
-            __m256 scaled =
-                _mm256_round_ps(_mm256_mul_ps(v[i], inverse), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-            scaled = _mm256_max_ps(scaled, _mm256_set1_ps(-32767.0f));
-            q[i] = _mm256_cvtps_epi32(_mm256_min_ps(scaled, _mm256_set1_ps(32767.0f)));
-        }
-        for (int i = 0; i < 2; ++i) {
-            // Packing works within 128-bit halves; the permutation puts the groups of four back in order.
-            const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(q[2 * i], q[2 * i + 1]), 0xD8);
-            _mm256_storeu_si256(reinterpret_cast<__m256i *>(quants + 16 * i), packed);
-        }
-        const __m256i total = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
-        scales[b] = most / 32767.0f;
-        sums[b] = scales[b] * sum_lanes(_mm256_cvtepi32_ps(total));
-    }
+    return sum_lanes(sums);
 }
 
 float read_f16(const std::byte *at) {
@@ -247,44 +72,6 @@ void unpack_f16(const std::byte *row, int n, float *out) {
         _mm256_storeu_ps(out + i, _mm256_cvtph_ps(halves));
     }
     for (; i < n; ++i) out[i] = read_f16(row + 2 * i);
-}
-
-// 16 bytes of nibbles to 32 quants: the low halves, then the high halves.
-void unpack_nibbles(const std::byte *packed, std::int8_t *quants) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(packed));
-    const __m128i low = _mm_set1_epi8(15);
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(quants), _mm_and_si128(bytes, low));
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(quants + 16), _mm_and_si128(_mm_srli_epi16(bytes, 4), low));
-}
-
-void unpack_q4_0(const std::byte *row, int n, std::int8_t *quants, float *scales) {
-    const __m256i eight = _mm256_set1_epi8(8);
-    for (int b = 0; b < n / quant_block; ++b, row += 18, quants += quant_block) {
-        scales[b] = read_f16(row);
-        unpack_nibbles(row + 2, quants);
-        auto *block = reinterpret_cast<__m256i *>(quants);
-        _mm256_storeu_si256(block, _mm256_sub_epi8(_mm256_loadu_si256(block), eight));
-    }
-}
-
-void unpack_q4_1(const std::byte *row, int n, std::int8_t *quants, float *scales, float *offsets) {
-    for (int b = 0; b < n / quant_block; ++b, row += 20) {
-        scales[b] = read_f16(row);
-        offsets[b] = read_f16(row + 2);
-        unpack_nibbles(row + 4, quants + b * quant_block);
-    }
-}
-
-void unpack_q8_0(const std::byte *row, int n, std::int8_t *quants, float *scales) {
-    for (int b = 0; b < n / quant_block; ++b, row += 34) {
-        scales[b] = read_f16(row);
-        const __m256i block = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(row + 2));
-        _mm256_storeu_si256(reinterpret_cast<__m256i *>(quants + b * quant_block), block);
-    }
-}
-
-void unpack_q4_k(const std::byte *row, int n, std::int8_t *quants, float *scales, float *offsets) {
-    scalar_kernels().unpack_q4_k(row, n, quants, scales, offsets);
 }
 
 void pack_f16(const float *x, int n, std::uint16_t *out) {
@@ -314,11 +101,6 @@ __m256 load_upto(const float *x, int i, int n) {
 
 void add(float *y, const float *x, int n) {
     for_each_eight(y, n, [=](__m256 v, int i) { return _mm256_add_ps(v, load_upto(x, i, n)); });
-}
-
-void add_scaled(float *y, const float *x, float a, int n) {
-    const __m256 factor = _mm256_set1_ps(a);
-    for_each_eight(y, n, [=](__m256 v, int i) { return _mm256_fmadd_ps(factor, load_upto(x, i, n), v); });
 }
 
 void scale(float *y, float a, int n) {
@@ -380,30 +162,386 @@ void layer_norm(const float *x, const float *weight, const float *bias, float ep
     });
 }
 
+// --- Single precision.
+
+Size single_tile_bytes(int n_cols) { return size(n_cols) * n_tile_rows * sizeof(float); }
+Size single_row_bytes(int n_cols) { return size(n_cols) * sizeof(float); }
+
+// Eight rows of eight words, transposed.
+void transpose(__m256i rows[8]) {
+    __m256i pairs[8], quads[8];
+    UNROLL for (int i = 0; i < 4; ++i) {
+        pairs[2 * i] = _mm256_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        pairs[2 * i + 1] = _mm256_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    // quads[4 i + j]: word 4 l + j of the rows 4 i to 4 i + 3 in 128-bit lane l.
+    UNROLL for (int i = 0; i < 2; ++i) {
+        quads[4 * i] = _mm256_unpacklo_epi64(pairs[4 * i], pairs[4 * i + 2]);
+        quads[4 * i + 1] = _mm256_unpackhi_epi64(pairs[4 * i], pairs[4 * i + 2]);
+        quads[4 * i + 2] = _mm256_unpacklo_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
+        quads[4 * i + 3] = _mm256_unpackhi_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
+    }
+    UNROLL for (int j = 0; j < 4; ++j) {
+        rows[j] = _mm256_permute2x128_si256(quads[j], quads[4 + j], 0x20);
+        rows[4 + j] = _mm256_permute2x128_si256(quads[j], quads[4 + j], 0x31);
+    }
+}
+
+// Stores in the order of memory: each may write behind its end what the next one overwrites, but the last
+// ones, from `end` on, may not.
+void interleave(const std::uint32_t *const *rows, int n_rows, int n_words, std::uint32_t *out) {
+    const std::uint32_t *end = out + size(n_words) * size(n_rows);
+    for (int first = 0; first < n_words; first += 8) {
+        const int count = n_words - first < 8 ? n_words - first : 8;
+        __m256i words[8];
+        UNROLL for (int r = 0; r < 8; ++r) {
+            words[r] = r >= n_rows ? _mm256_setzero_si256()
+                                   : _mm256_maskload_epi32(reinterpret_cast<const int *>(rows[r] + first),
+                                                           first_lanes(count));
+        }
+        transpose(words);
+        for (int i = 0; i < count; ++i, out += n_rows) {
+            if (end - out >= 8) {
+                _mm256_storeu_si256(reinterpret_cast<__m256i *>(out), words[i]);
+            } else {
+                _mm256_maskstore_epi32(reinterpret_cast<int *>(out), first_lanes(n_rows), words[i]);
+            }
+        }
+    }
+}
+static_assert(n_panel_rows <= 8);
+
+// The next eight halves as floats, or the first n of them and zeros.
+__m256 load_halves(const void *at, int n) {
+    if (n >= 8) return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i *>(at)));
+    alignas(16) std::uint16_t halves[8] = {};
+    __builtin_memcpy(halves, at, 2 * size(n));
+    return _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i *>(halves)));
+}
+
+// Up to eight values of a row from column `first` on; zeros behind the end.
+template <Storage Stored> __m256 load_values(const std::byte *row, int first, int n_cols) {
+    if (Stored == Storage::f16) return load_halves(row + 2 * size(first), n_cols - first);
+    return load_upto(reinterpret_cast<const float *>(row), first, n_cols);
+}
+
+template <Storage Stored>
+void unpack_values(const std::byte *rows, Size row_bytes, int n_rows, int n_cols, float *out) {
+    for (int first = 0; first < n_cols; first += 8, out += 8 * n_tile_rows) {
+        const int count = n_cols - first < 8 ? n_cols - first : 8;
+        for (int v = 0; v < n_tile_registers; ++v) {
+            __m256i words[8];
+            UNROLL for (int r = 0; r < 8; ++r) {
+                words[r] = 8 * v + r >= n_rows ? _mm256_setzero_si256()
+                                               : _mm256_castps_si256(load_values<Stored>(
+                                                     rows + size(8 * v + r) * row_bytes, first, n_cols));
+            }
+            transpose(words);
+            for (int i = 0; i < count; ++i)
+                _mm256_storeu_ps(out + i * n_tile_rows + 8 * v, _mm256_castsi256_ps(words[i]));
+        }
+    }
+}
+
+void unpack_single(Storage storage, const std::byte *rows, Size row_bytes, int n_rows, int n_cols,
+                   std::byte *tile) {
+    auto *out = reinterpret_cast<float *>(tile);
+    if (storage == Storage::f16) return unpack_values<Storage::f16>(rows, row_bytes, n_rows, n_cols, out);
+    unpack_values<Storage::f32>(rows, row_bytes, n_rows, n_cols, out);
+}
+
+void pack_single(const float *x, Size stride, int n_rows, int n_cols, std::byte *panel) {
+    const std::uint32_t *rows[n_panel_rows];
+    for (int r = 0; r < n_rows; ++r) rows[r] = reinterpret_cast<const std::uint32_t *>(x + size(r) * stride);
+    interleave(rows, n_rows, n_cols, reinterpret_cast<std::uint32_t *>(panel));
+}
+
+template <int T> void single_products(const std::byte *tile, int n_rows, const std::byte *panel, int n_cols,
+                                      bool accumulate, float *out, Size out_stride) {
+    __m256 sums[T][n_tile_registers];
+    UNROLL for (int t = 0; t < T; ++t) {
+        UNROLL for (int v = 0; v < n_tile_registers; ++v) sums[t][v] = _mm256_setzero_ps();
+    }
+    for (int c = 0; c < n_cols; ++c, tile += tile_step, panel += 4 * T) {
+        __m256 w[n_tile_registers];
+        UNROLL for (int v = 0; v < n_tile_registers; ++v) w[v] = load_floats(tile + size(v) * lane_bytes);
+        UNROLL for (int t = 0; t < T; ++t) {
+            const __m256 x = broadcast_float(panel + 4 * t);
+            UNROLL for (int v = 0; v < n_tile_registers; ++v) sums[t][v] =
+                _mm256_fmadd_ps(w[v], x, sums[t][v]);
+        }
+    }
+    UNROLL for (int t = 0; t < T; ++t) put(sums[t], n_rows, accumulate, out + size(t) * out_stride);
+}
+
+void multiply_single(const std::byte *tile, int n_rows, const std::byte *panel, int n_tokens, int n_cols,
+                     bool accumulate, float *out, Size out_stride) {
+    static constexpr Products products[n_panel_rows] = {single_products<1>, single_products<2>,
+                                                        single_products<3>, single_products<4>,
+                                                        single_products<5>, single_products<6>};
+    products[n_tokens - 1](tile, n_rows, panel, n_cols, accumulate, out, out_stride);
+}
+
+// --- Quantised.
+
+Size quant_tile_bytes(int n_cols) { return offsets_at(n_cols) + n_blocks(n_cols) * tile_step; }
+// Eight 16-byte pieces, one a row, as four groups: group g holds word g of every row.
+void group_words(const std::byte *const rows[8], Size at, __m256i groups[4]) {
+    __m256i quads[4];
+    UNROLL for (Size j = 0; j < 4; ++j) {
+        const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i *>(rows[j] + at));
+        const __m128i second = _mm_loadu_si128(reinterpret_cast<const __m128i *>(rows[4 + j] + at));
+        quads[j] = _mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1);
+    }
+    const __m256i a = _mm256_unpacklo_epi32(quads[0], quads[1]);
+    const __m256i b = _mm256_unpackhi_epi32(quads[0], quads[1]);
+    const __m256i c = _mm256_unpacklo_epi32(quads[2], quads[3]);
+    const __m256i d = _mm256_unpackhi_epi32(quads[2], quads[3]);
+    groups[0] = _mm256_unpacklo_epi64(a, c);
+    groups[1] = _mm256_unpackhi_epi64(a, c);
+    groups[2] = _mm256_unpacklo_epi64(b, d);
+    groups[3] = _mm256_unpackhi_epi64(b, d);
+}
+
+// The f16 at an offset of every row, as floats; zeros for rows that are not present.
+__m256 gather_halves(const std::byte *const rows[8], Size at, __m256i present) {
+    alignas(16) std::uint16_t halves[8];
+    UNROLL for (int r = 0; r < 8; ++r) __builtin_memcpy(halves + r, rows[r] + at, 2);
+    const __m256 values = _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i *>(halves)));
+    return _mm256_and_ps(values, _mm256_castsi256_ps(present));
+}
+
+// Eight rows into their lanes of a tile. q4_0 and q4_1: `head` bytes of scale and perhaps offset, then 32
+// nibbles.
+void unpack_nibbles(const std::byte *const rows[8], Size head, int n_cols, __m256i present, std::byte *tile) {
+    const __m256i low = _mm256_set1_epi8(15);
+    auto *scales = reinterpret_cast<float *>(tile + scales_at(n_cols));
+    auto *offsets = reinterpret_cast<float *>(tile + offsets_at(n_cols));
+    for (Size b = 0; b < n_blocks(n_cols); ++b, scales += n_tile_rows, offsets += n_tile_rows) {
+        const Size at = b * (head + 16);
+        __m256i groups[4];
+        group_words(rows, at + head, groups);
+        std::byte *out = tile + b * block_bytes;
+        UNROLL for (Size g = 0; g < 4; ++g) {
+            store_words(out + g * tile_step, _mm256_and_si256(groups[g], low));
+            store_words(out + (g + 4) * tile_step, _mm256_and_si256(_mm256_srli_epi16(groups[g], 4), low));
+        }
+        const __m256 scale = gather_halves(rows, at, present);
+        _mm256_storeu_ps(scales, scale);
+        _mm256_storeu_ps(offsets, head == 2 ? _mm256_mul_ps(scale, _mm256_set1_ps(-8.0f))
+                                            : gather_halves(rows, at + 2, present));
+    }
+}
+
+void unpack_bytes(const std::byte *const rows[8], int n_cols, __m256i present, std::byte *tile) {
+    const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x80));
+    auto *scales = reinterpret_cast<float *>(tile + scales_at(n_cols));
+    auto *offsets = reinterpret_cast<float *>(tile + offsets_at(n_cols));
+    for (Size b = 0; b < n_blocks(n_cols); ++b, scales += n_tile_rows, offsets += n_tile_rows) {
+        const Size at = b * 34;
+        for (Size half = 0; half < 2; ++half) {
+            __m256i groups[4];
+            group_words(rows, at + 2 + 16 * half, groups);
+            std::byte *out = tile + b * block_bytes + half * 4 * tile_step;
+            UNROLL for (Size g = 0; g < 4; ++g)
+                store_words(out + g * tile_step, _mm256_xor_si256(groups[g], flip));
+        }
+        const __m256 scale = gather_halves(rows, at, present);
+        _mm256_storeu_ps(scales, scale);
+        _mm256_storeu_ps(offsets, _mm256_mul_ps(scale, _mm256_set1_ps(-128.0f)));
+    }
+}
+
+// A row of q4_K into its lane of a tile, by way of plain code.
+void unpack_super_blocks(const std::byte *row, int n_cols, Size r, std::byte *tile) {
+    constexpr int super_block = 256;
+    for (int first = 0; first < n_cols; first += super_block, row += 144) {
+        std::int8_t quants[super_block];
+        float scales[super_block / quant_block];
+        float offsets[super_block / quant_block];
+        unpack_quants(Storage::q4_k, row, super_block, quants, scales, offsets);
+        for (Size i = 0; i < super_block / quant_block; ++i) {
+            const Size b = n_blocks(first) + i;
+            for (Size g = 0; g < 8; ++g)
+                __builtin_memcpy(tile + b * block_bytes + g * tile_step + 4 * r,
+                                 quants + i * quant_block + 4 * g, 4);
+            __builtin_memcpy(tile + scales_at(n_cols) + b * tile_step + 4 * r, scales + i, 4);
+            __builtin_memcpy(tile + offsets_at(n_cols) + b * tile_step + 4 * r, offsets + i, 4);
+        }
+    }
+}
+
+void unpack_quant_tile(Storage storage, const std::byte *rows, Size row_bytes, int n_rows, int n_cols,
+                       std::byte *tile) {
+    if (storage == Storage::q4_k) {
+        if (n_rows < n_tile_rows) __builtin_memset(tile, 0, quant_tile_bytes(n_cols));
+        for (int r = 0; r < n_rows; ++r)
+            unpack_super_blocks(rows + size(r) * row_bytes, n_cols, size(r), tile);
+        return;
+    }
+    for (int v = 0; v < n_tile_registers; ++v, tile += lane_bytes) {
+        const std::byte *each[8];
+        for (int r = 0; r < 8; ++r) each[r] = rows + (8 * v + r < n_rows ? size(8 * v + r) : 0) * row_bytes;
+        const __m256i present = first_lanes(n_rows - 8 * v);
+        if (storage == Storage::q8_0) {
+            unpack_bytes(each, n_cols, present, tile);
+        } else {
+            unpack_nibbles(each, storage == Storage::q4_0 ? 2 : 4, n_cols, present, tile);
+        }
+    }
+}
+
+struct Words {
+    static __m256i add(__m256i sum, __m256i a, __m256i b) {
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+    }
+};
+
+// --- One vector against rows as they are stored.
+
+// f32 and f16: the vector as it is.
+void prepare_plain(const float *x, int n_cols, std::byte *prepared) {
+    __builtin_memcpy(prepared, x, single_row_bytes(n_cols));
+}
+
+template <Storage Stored, int R>
+void plain_rows(const std::byte *rows, Size row_bytes, int n_cols, const std::byte *prepared, float *out) {
+    __m256 sums[R];
+    UNROLL for (int r = 0; r < R; ++r) sums[r] = _mm256_setzero_ps();
+    const std::byte *ahead = rows + prefetch_distance;
+    constexpr Size step = R * 8 * (Stored == Storage::f32 ? 4 : 2);
+    for (int c = 0; c < n_cols; c += 8) {
+        UNROLL for (Size line = 0; line < step; line += 64)
+            _mm_prefetch(reinterpret_cast<const char *>(ahead + line), _MM_HINT_T0);
+        ahead += step;
+        const __m256 x = load_values<Storage::f32>(prepared, c, n_cols);
+        UNROLL for (int r = 0; r < R; ++r) sums[r] =
+            _mm256_fmadd_ps(load_values<Stored>(rows + size(r) * row_bytes, c, n_cols), x, sums[r]);
+    }
+    UNROLL for (int r = 0; r < R; ++r) out[r] = sum_lanes(sums[r]);
+}
+
+template <Storage Stored> void multiply_plain(const std::byte *rows, Size row_bytes, int n_rows, int n_cols,
+                                              const std::byte *prepared, float *out) {
+    int r = 0;
+    for (; r + n_stream_rows <= n_rows; r += n_stream_rows)
+        plain_rows<Stored, n_stream_rows>(rows + size(r) * row_bytes, row_bytes, n_cols, prepared, out + r);
+    for (; r < n_rows; ++r)
+        plain_rows<Stored, 1>(rows + size(r) * row_bytes, row_bytes, n_cols, prepared, out + r);
+}
+
+const VectorProduct *vector_product(Storage storage) {
+    static constexpr VectorProduct q4_0{stream_bytes<NibbleRow>, prepare_stream<NibbleRow>,
+                                        multiply_stream<Words, NibbleRow>};
+    static constexpr VectorProduct q8_0{stream_bytes<ByteRow>, prepare_stream<ByteRow>,
+                                        multiply_stream<Words, ByteRow>};
+    static constexpr VectorProduct f32{single_row_bytes, prepare_plain, multiply_plain<Storage::f32>};
+    static constexpr VectorProduct f16{single_row_bytes, prepare_plain, multiply_plain<Storage::f16>};
+    switch (storage) {
+    case Storage::q4_0:
+        return &q4_0;
+    case Storage::q8_0:
+        return &q8_0;
+    case Storage::f32:
+        return &f32;
+    case Storage::f16:
+        return &f16;
+    case Storage::q4_1:
+    case Storage::q4_k:
+        return nullptr;
+    }
+    return nullptr;
+}
+
+// --- Attention of one position.
+
+template <int H> void scores_of_heads(const float *q, int width, const std::uint16_t *keys, Size stride,
+                                      int n, float scale, float *scores, Size score_stride) {
+    for (Size i = 0; i < size(n); ++i, keys += stride) {
+        __m256 sums[H];
+        UNROLL for (int h = 0; h < H; ++h) sums[h] = _mm256_setzero_ps();
+        for (int c = 0; c < width; c += 8) {
+            const __m256 key = load_halves(keys + c, width - c);
+            UNROLL for (int h = 0; h < H; ++h) sums[h] =
+                _mm256_fmadd_ps(key, load_upto(q + size(h) * size(width), c, width), sums[h]);
+        }
+        UNROLL for (int h = 0; h < H; ++h) scores[size(h) * score_stride + i] = scale * sum_lanes(sums[h]);
+    }
+}
+
+void attention_scores(const float *q, int n_heads, int width, const std::uint16_t *keys, Size stride, int n,
+                      float scale, float *scores, Size score_stride) {
+    int h = 0;
+    for (; h + 2 <= n_heads; h += 2) {
+        scores_of_heads<2>(q + size(h) * size(width), width, keys, stride, n, scale,
+                           scores + size(h) * score_stride, score_stride);
+    }
+    if (h < n_heads) {
+        scores_of_heads<1>(q + size(h) * size(width), width, keys, stride, n, scale,
+                           scores + size(h) * score_stride, score_stride);
+    }
+}
+
+// Registers of columns side by side; of the last one, columns may be missing.
+template <int Registers> void values_of_columns(const float *weights, int n_columns,
+                                                const std::uint16_t *values, Size stride, int n, float *out) {
+    __m256 sums[Registers];
+    UNROLL for (int c = 0; c < Registers; ++c) sums[c] = load_upto(out, 8 * c, n_columns);
+    for (Size i = 0; i < size(n); ++i, values += stride) {
+        const __m256 weight = _mm256_set1_ps(weights[i]);
+        UNROLL for (int c = 0; c < Registers; ++c) sums[c] =
+            _mm256_fmadd_ps(weight, load_halves(values + 8 * c, n_columns - 8 * c), sums[c]);
+    }
+    UNROLL for (int c = 0; c < Registers; ++c) {
+        if (n_columns - 8 * c >= 8) {
+            _mm256_storeu_ps(out + 8 * c, sums[c]);
+        } else {
+            _mm256_maskstore_ps(out + 8 * c, first_lanes(n_columns - 8 * c), sums[c]);
+        }
+    }
+}
+
+void attention_values(const float *weights, Size weight_stride, int n_heads, int width,
+                      const std::uint16_t *values, Size stride, int n, float *out) {
+    for (int h = 0; h < n_heads; ++h, weights += weight_stride, out += width) {
+        int c = 0;
+        for (; c + 64 <= width; c += 64) values_of_columns<8>(weights, 64, values + c, stride, n, out + c);
+        for (; c < width; c += 8) values_of_columns<1>(weights, width - c, values + c, stride, n, out + c);
+    }
+}
+
+Kernels make_table() {
+    static constexpr Arithmetic single{n_panel_rows,  single_tile_bytes, single_row_bytes,
+                                       unpack_single, pack_single,       multiply_single};
+    Kernels table = scalar_kernels();
+    table.name = "avx2";
+    table.tile_rows = n_tile_rows;
+    table.single = single;
+    table.half = single;
+    table.precise = {n_panel_rows,      quant_tile_bytes, quant_row_bytes<2>,
+                     unpack_quant_tile, pack_quants<2>,   multiply_precise<Words>};
+    table.quick = table.precise;
+    table.vector_product = vector_product;
+    table.interleave = interleave;
+    table.attention_scores = attention_scores;
+    table.attention_values = attention_values;
+    table.unpack_f16 = unpack_f16;
+    table.pack_f16 = pack_f16;
+    table.add = add;
+    table.scale = scale;
+    table.gelu = gelu;
+    table.silu_multiply = silu_multiply;
+    table.exponentials = exponentials;
+    table.maximum = maximum;
+    table.rms_norm = rms_norm;
+    table.layer_norm = layer_norm;
+    return table;
+}
+
 }  // namespace
 
 const Kernels &avx2_kernels() {
-    static constexpr Kernels table{
-        .name = "avx2",
-        .gemm_f32 = gemm_f32,
-        .gemm_quants = gemm_quants,
-        .quantise_row = quantise_row,
-        .unpack_f16 = unpack_f16,
-        .unpack_q4_0 = unpack_q4_0,
-        .unpack_q4_1 = unpack_q4_1,
-        .unpack_q8_0 = unpack_q8_0,
-        .unpack_q4_k = unpack_q4_k,
-        .pack_f16 = pack_f16,
-        .add = add,
-        .add_scaled = add_scaled,
-        .scale = scale,
-        .gelu = gelu,
-        .silu_multiply = silu_multiply,
-        .exponentials = exponentials,
-        .maximum = maximum,
-        .rms_norm = rms_norm,
-        .layer_norm = layer_norm,
-    };
+    static const Kernels table = make_table();
     return table;
 }
 

@@ -35,6 +35,14 @@ std::uint16_t f32_to_f16(float value) {
     return static_cast<std::uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + even) >> 13));
 }
 
+std::uint16_t f32_to_bf16(float value) {
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>(bits >> 16 | 0x40u);
+    return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+float bf16_to_f32(std::uint16_t half) { return std::bit_cast<float>(std::uint32_t{half} << 16); }
+
 namespace {
 
 float read_f16(const std::byte *at) {
@@ -45,62 +53,180 @@ float read_f16(const std::byte *at) {
 
 int to_int(std::byte b) { return std::to_integer<int>(b); }
 
-void gemm_f32(const float *w, std::size_t w_stride, int n_rows, const float *x, std::size_t x_stride,
-              int n_tokens, int n_cols, float *out, std::size_t out_stride) {
-    for (int t = 0; t < n_tokens; ++t) {
-        const float *xt = x + static_cast<std::size_t>(t) * x_stride;
-        for (int r = 0; r < n_rows; ++r) {
-            const float *wr = w + static_cast<std::size_t>(r) * w_stride;
-            float sum = 0;
-            for (int c = 0; c < n_cols; ++c) sum += wr[c] * xt[c];
-            out[static_cast<std::size_t>(t) * out_stride + static_cast<std::size_t>(r)] = sum;
-        }
-    }
-}
+using Size = std::size_t;
 
-void gemm_quants(const QuantRows &w, int n_rows, const QuantActivations &x, int n_tokens, int n_cols,
-                 float *out, std::size_t out_stride) {
-    const auto n = static_cast<std::size_t>(n_cols);
-    const std::size_t n_blocks = n / quant_block;
-    for (std::size_t t = 0; t < static_cast<std::size_t>(n_tokens); ++t) {
-        for (std::size_t r = 0; r < static_cast<std::size_t>(n_rows); ++r) {
-            float sum = 0;
-            for (std::size_t b = 0; b < n_blocks; ++b) {
-                const std::int8_t *wq = w.quants + r * n + b * quant_block;
-                const std::int16_t *xq = x.quants + t * n + b * quant_block;
-                int dot = 0;
-                for (int i = 0; i < quant_block; ++i) dot += wq[i] * xq[i];
-                const std::size_t w_block = r * n_blocks + b;
-                const std::size_t x_block = t * n_blocks + b;
-                sum += static_cast<float>(dot) * (w.scales[w_block] * x.scales[x_block]);
-                if (w.offsets != nullptr) sum += w.offsets[w_block] * x.sums[x_block];
+constexpr int n_tile_rows = 4;
+constexpr int n_panel_rows = 4;
+
+Size size(int n) { return static_cast<Size>(n); }
+
+// --- Single precision.
+
+Size single_tile_bytes(int n_cols) { return size(n_cols) * n_tile_rows * sizeof(float); }
+Size single_row_bytes(int n_cols) { return size(n_cols) * sizeof(float); }
+
+void unpack_single(Storage storage, const std::byte *rows, Size row_bytes, int n_rows, int n_cols,
+                   std::byte *tile) {
+    auto *values = reinterpret_cast<float *>(tile);
+    for (Size r = 0; r < n_tile_rows; ++r) {
+        for (Size c = 0; c < size(n_cols); ++c) {
+            float &value = values[c * n_tile_rows + r];
+            if (r >= size(n_rows)) {
+                value = 0;
+            } else if (storage == Storage::f16) {
+                value = read_f16(rows + r * row_bytes + 2 * c);
+            } else {
+                std::memcpy(&value, rows + r * row_bytes + sizeof(float) * c, sizeof(value));
             }
-            out[t * out_stride + r] = sum;
         }
     }
 }
 
-void quantise_row(const float *x, int n, std::int16_t *quants, float *scales, float *sums) {
-    for (int b = 0; b < n / quant_block; ++b) {
-        const float *block = x + b * quant_block;
-        float largest = 0;
-        for (int i = 0; i < quant_block; ++i) largest = std::max(largest, std::fabs(block[i]));
-        const float scale = largest / 32767.0f;
-        const float inverse = largest > 0 ? 32767.0f / largest : 0.0f;
-        int sum = 0;
-        for (int i = 0; i < quant_block; ++i) {
-            // The clamp also gives a defined value to infinities and NaN from hostile weights.
-            const float rounded = std::nearbyintf(block[i] * inverse);
-            const int quant = rounded >= 32767.0f   ? 32767
-                              : rounded > -32767.0f ? static_cast<int>(rounded)
-                                                    : -32767;
-            quants[b * quant_block + i] = static_cast<std::int16_t>(quant);
-            sum += quant;
-        }
-        scales[b] = scale;
-        sums[b] = scale * static_cast<float>(sum);
+void pack_single(const float *x, Size stride, int n_rows, int n_cols, std::byte *panel) {
+    auto *values = reinterpret_cast<float *>(panel);
+    for (Size c = 0; c < size(n_cols); ++c) {
+        for (Size t = 0; t < size(n_rows); ++t) *values++ = x[t * stride + c];
     }
 }
+
+void put(float value, bool accumulate, float &out) { out = accumulate ? out + value : value; }
+
+void multiply_single(const std::byte *tile, int n_rows, const std::byte *panel, int n_tokens, int n_cols,
+                     bool accumulate, float *out, Size out_stride) {
+    const auto *w = reinterpret_cast<const float *>(tile);
+    const auto *x = reinterpret_cast<const float *>(panel);
+    for (Size t = 0; t < size(n_tokens); ++t) {
+        for (Size r = 0; r < size(n_rows); ++r) {
+            float sum = 0;
+            for (Size c = 0; c < size(n_cols); ++c) sum += w[c * n_tile_rows + r] * x[c * size(n_tokens) + t];
+            put(sum, accumulate, out[t * out_stride + r]);
+        }
+    }
+}
+
+// --- Quantised. A tile is whole numbers [n_rows][n_cols], then scales and offsets [n_rows][n_blocks]:
+// value = quant * scale + offset. A panel row is 16-bit numbers [n_cols], then a scale and a sum for each
+// block: value = quant * scale, sum = scale * (sum of its quants).
+
+constexpr int most_quant = 32767;
+
+struct QuantTile {
+    std::int8_t *quants;
+    float *scales;
+    float *offsets;
+};
+
+QuantTile quant_tile(std::byte *tile, int n_cols) {
+    const Size n = n_tile_rows * size(n_cols);
+    auto *scales = reinterpret_cast<float *>(tile + n);
+    return {reinterpret_cast<std::int8_t *>(tile), scales, scales + n / quant_block};
+}
+
+Size quant_tile_bytes(int n_cols) {
+    const Size n = n_tile_rows * size(n_cols);
+    return n + 2 * sizeof(float) * (n / quant_block);
+}
+
+Size quant_row_bytes(int n_cols) {
+    return size(n_cols) * sizeof(std::int16_t) + 2 * sizeof(float) * (size(n_cols) / quant_block);
+}
+
+void unpack_quant_tile(Storage storage, const std::byte *rows, Size row_bytes, int n_rows, int n_cols,
+                       std::byte *tile) {
+    const QuantTile made = quant_tile(tile, n_cols);
+    std::memset(tile, 0, quant_tile_bytes(n_cols));
+    const Size n_blocks = size(n_cols) / quant_block;
+    for (Size r = 0; r < size(n_rows); ++r) {
+        unpack_quants(storage, rows + r * row_bytes, n_cols, made.quants + r * size(n_cols),
+                      made.scales + r * n_blocks, made.offsets + r * n_blocks);
+    }
+}
+
+// Symmetric quantisation by blocks of 32, half to even.
+void pack_quants(const float *x, Size stride, int n_rows, int n_cols, std::byte *panel) {
+    for (int t = 0; t < n_rows; ++t, x += stride, panel += quant_row_bytes(n_cols)) {
+        auto *quants = reinterpret_cast<std::int16_t *>(panel);
+        auto *scales = reinterpret_cast<float *>(quants + n_cols);
+        float *sums = scales + n_cols / quant_block;
+        for (int b = 0; b < n_cols / quant_block; ++b) {
+            const float *block = x + b * quant_block;
+            float largest = 0;
+            for (int i = 0; i < quant_block; ++i) largest = std::max(largest, std::fabs(block[i]));
+            const float inverse = largest > 0 ? most_quant / largest : 0.0f;
+            int sum = 0;
+            for (int i = 0; i < quant_block; ++i) {
+                // The clamp also gives a defined value to infinities and NaN from hostile weights.
+                const float rounded = std::nearbyintf(block[i] * inverse);
+                const int quant = rounded >= most_quant   ? most_quant
+                                  : rounded > -most_quant ? static_cast<int>(rounded)
+                                                          : -most_quant;
+                quants[b * quant_block + i] = static_cast<std::int16_t>(quant);
+                sum += quant;
+            }
+            scales[b] = largest / most_quant;
+            sums[b] = scales[b] * static_cast<float>(sum);
+        }
+    }
+}
+
+void multiply_quants(const std::byte *tile, int n_rows, const std::byte *panel, int n_tokens, int n_cols,
+                     bool accumulate, float *out, Size out_stride) {
+    const QuantTile w = quant_tile(const_cast<std::byte *>(tile), n_cols);
+    const Size n_blocks = size(n_cols) / quant_block;
+    for (Size t = 0; t < size(n_tokens); ++t) {
+        const std::byte *row = panel + t * quant_row_bytes(n_cols);
+        const auto *quants = reinterpret_cast<const std::int16_t *>(row);
+        const auto *scales = reinterpret_cast<const float *>(quants + n_cols);
+        const float *sums = scales + n_blocks;
+        for (Size r = 0; r < size(n_rows); ++r) {
+            float sum = 0;
+            for (Size b = 0; b < n_blocks; ++b) {
+                int dot = 0;
+                for (Size i = b * quant_block; i < (b + 1) * quant_block; ++i) {
+                    dot += w.quants[r * size(n_cols) + i] * quants[i];
+                }
+                sum += static_cast<float>(dot) * (w.scales[r * n_blocks + b] * scales[b]) +
+                       w.offsets[r * n_blocks + b] * sums[b];
+            }
+            put(sum, accumulate, out[t * out_stride + r]);
+        }
+    }
+}
+
+void interleave(const std::uint32_t *const *rows, int n_rows, int n_words, std::uint32_t *out) {
+    for (int i = 0; i < n_words; ++i) {
+        for (int r = 0; r < n_rows; ++r) *out++ = rows[r][i];
+    }
+}
+
+void round_to_half(const float *x, int n, std::uint16_t *out) {
+    for (int i = 0; i < n; ++i) out[i] = f32_to_bf16(x[i]);
+}
+
+void attention_scores(const float *q, int n_heads, int width, const std::uint16_t *keys, Size stride, int n,
+                      float scale, float *scores, Size score_stride) {
+    for (Size i = 0; i < size(n); ++i) {
+        for (Size h = 0; h < size(n_heads); ++h) {
+            float sum = 0;
+            for (Size c = 0; c < size(width); ++c)
+                sum += q[h * size(width) + c] * f16_to_f32(keys[i * stride + c]);
+            scores[h * score_stride + i] = scale * sum;
+        }
+    }
+}
+
+void attention_values(const float *weights, Size weight_stride, int n_heads, int width,
+                      const std::uint16_t *values, Size stride, int n, float *out) {
+    for (Size i = 0; i < size(n); ++i) {
+        for (Size h = 0; h < size(n_heads); ++h) {
+            for (Size c = 0; c < size(width); ++c)
+                out[h * size(width) + c] +=
+                    weights[h * weight_stride + i] * f16_to_f32(values[i * stride + c]);
+        }
+    }
+}
+
+const VectorProduct *vector_product(Storage) { return nullptr; }
 
 void unpack_f16(const std::byte *row, int n, float *out) {
     for (int i = 0; i < n; ++i) out[i] = read_f16(row + 2 * i);
@@ -179,10 +305,6 @@ void add(float *y, const float *x, int n) {
     for (int i = 0; i < n; ++i) y[i] += x[i];
 }
 
-void add_scaled(float *y, const float *x, float a, int n) {
-    for (int i = 0; i < n; ++i) y[i] += a * x[i];
-}
-
 void scale(float *y, float a, int n) {
     for (int i = 0; i < n; ++i) y[i] *= a;
 }
@@ -230,20 +352,68 @@ void layer_norm(const float *x, const float *weight, const float *bias, float ep
 
 }  // namespace
 
+void unpack_quants(Storage storage, const std::byte *row, int n, std::int8_t *quants, float *scales,
+                   float *offsets) {
+    switch (storage) {
+    case Storage::q4_0:
+        return unpack_q4_0(row, n, quants, scales);
+    case Storage::q4_1:
+        return unpack_q4_1(row, n, quants, scales, offsets);
+    case Storage::q4_k:
+        return unpack_q4_k(row, n, quants, scales, offsets);
+    case Storage::q8_0:
+        return unpack_q8_0(row, n, quants, scales);
+    case Storage::f32:
+    case Storage::f16:
+        return;
+    }
+}
+
+void unpack_row(Storage storage, const std::byte *row, int n, float *out) {
+    if (storage == Storage::f16) return unpack_f16(row, n, out);
+    if (storage == Storage::f32) {
+        std::memcpy(out, row, size(n) * sizeof(float));
+        return;
+    }
+    constexpr int piece = 256;  // a multiple of every block
+    const Size piece_bytes = storage == Storage::q4_0   ? piece / 32 * 18
+                             : storage == Storage::q4_1 ? piece / 32 * 20
+                             : storage == Storage::q8_0 ? piece / 32 * 34
+                                                        : 144;
+    for (int first = 0; first < n; first += piece, row += piece_bytes) {
+        const int count = std::min(piece, n - first);
+        std::int8_t quants[piece];
+        float scales[piece / quant_block];
+        float offsets[piece / quant_block] = {};
+        unpack_quants(storage, row, count, quants, scales, offsets);
+        for (int i = 0; i < count; ++i) {
+            out[first + i] =
+                static_cast<float>(quants[i]) * scales[i / quant_block] + offsets[i / quant_block];
+        }
+    }
+}
+
 const Kernels &scalar_kernels() {
+    static constexpr Arithmetic single{n_panel_rows,  single_tile_bytes, single_row_bytes,
+                                       unpack_single, pack_single,       multiply_single};
+    static constexpr Arithmetic precise{n_panel_rows,      quant_tile_bytes, quant_row_bytes,
+                                        unpack_quant_tile, pack_quants,      multiply_quants};
     static constexpr Kernels table{
         .name = "scalar",
-        .gemm_f32 = gemm_f32,
-        .gemm_quants = gemm_quants,
-        .quantise_row = quantise_row,
+        .tile_rows = n_tile_rows,
+        .single = single,
+        .half = single,
+        .half_bytes = 4,
+        .precise = precise,
+        .quick = precise,
+        .vector_product = vector_product,
+        .interleave = interleave,
+        .round_to_half = round_to_half,
+        .attention_scores = attention_scores,
+        .attention_values = attention_values,
         .unpack_f16 = unpack_f16,
-        .unpack_q4_0 = unpack_q4_0,
-        .unpack_q4_1 = unpack_q4_1,
-        .unpack_q8_0 = unpack_q8_0,
-        .unpack_q4_k = unpack_q4_k,
         .pack_f16 = pack_f16,
         .add = add,
-        .add_scaled = add_scaled,
         .scale = scale,
         .gelu = gelu,
         .silu_multiply = silu_multiply,

@@ -1,168 +1,254 @@
 #include "model/compute.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 namespace chatllm {
 namespace {
 
-constexpr int most_tile_rows = 16;                            // enough to pay for the loop around them
-constexpr std::size_t scratch_budget = std::size_t{1} << 20;  // of a thread; about what its cache holds
-constexpr int batch_tokens = 256;                             // multiplied with a tile of rows in one chunk
-// Of one chunk: few enough that abort is seen in time, in scalar code too.
-constexpr std::int64_t chunk_products = std::int64_t{1} << 24;
+constexpr int most_chunk_tiles = 4;                                 // few enough that abort is seen in time
+constexpr std::int64_t vector_chunk_bytes = std::int64_t{1} << 15;  // of weights: some microseconds of memory
 
-constexpr std::size_t tile_row_bytes(std::size_t widest_row) {
-    return widest_row * (sizeof(float) + 1) + 2 * sizeof(float) * (widest_row / quant_block);
+constexpr std::size_t aligned(std::size_t bytes) {
+    return (bytes + kernel_alignment - 1) / kernel_alignment * kernel_alignment;
 }
 
-bool has_offsets(TensorType type) { return type == TensorType::q4_1 || type == TensorType::q4_k; }
+std::size_t tile_bytes(const Kernels &kernels, int n_cols, bool quantised) {
+    std::size_t most = std::max(kernels.single.tile_bytes(n_cols), kernels.half.tile_bytes(n_cols));
+    if (quantised) most = std::max(most, kernels.precise.tile_bytes(n_cols));
+    return aligned(most);
+}
+
+// Rows that are read next, while these are multiplied.
+void prefetch_rows(const Tensor &weight, int first, int count) {
+    const int last = std::min(first + count, weight.rows());
+    if (first >= last) return;
+    const std::byte *end = weight.row(last - 1) + weight.row_bytes();
+    for (const std::byte *line = weight.row(first); line < end; line += 64) __builtin_prefetch(line, 0, 2);
+}
 
 }  // namespace
 
-void QuantBuffers::layout(ArenaCursor &arena, std::size_t n, std::size_t n_cols) {
-    quants = arena.take<std::int16_t>(n * n_cols);
-    const std::size_t n_blocks = (n_cols + quant_block - 1) / quant_block;
-    scales = arena.take<float>(n * n_blocks);
-    sums = arena.take<float>(n * n_blocks);
-}
+// Rows of activations that are multiplied together.
+struct Compute::Panel {
+    const Arithmetic *arithmetic;
+    int first;
+    int count;
+    std::size_t offset;  // in the buffer
+};
 
-Activations Activations::tokens(int first, int count) const {
-    const std::size_t at = product(first, n_cols);
-    Activations part{values + at, quants, count, n_cols};
-    if (quants.quants != nullptr) {
-        part.quants = {quants.quants + at, quants.scales + at / quant_block, quants.sums + at / quant_block};
+// How n rows are cut into panels of almost equal size, the precise ones last.
+class Compute::Panels {
+public:
+    Panels(const Arithmetic &most, const Arithmetic &last, int n, int n_last, int n_cols)
+        : parts_{{&most, 0, n - n_last, 0}, {&last, n - n_last, n_last, 0}} {
+        std::size_t offset = 0;
+        for (Part &part : parts_) {
+            part.row_bytes = aligned(part.arithmetic->panel_row_bytes(n_cols));
+            part.offset = offset;
+            part.n_panels = (part.count + part.arithmetic->panel_rows - 1) / part.arithmetic->panel_rows;
+            offset += static_cast<std::size_t>(part.count) * part.row_bytes;
+        }
+        bytes_ = offset;
     }
-    return part;
-}
 
-Compute::Compute(const Kernels &kernels, int n_threads, int widest_row)
+    int size() const { return parts_[0].n_panels + parts_[1].n_panels; }
+    std::size_t bytes() const { return bytes_; }
+
+    Panel operator[](int index) const {
+        const Part &part = index < parts_[0].n_panels ? parts_[0] : parts_[1];
+        const int i = index < parts_[0].n_panels ? index : index - parts_[0].n_panels;
+        const int begin = i * part.count / part.n_panels;
+        const int end = (i + 1) * part.count / part.n_panels;
+        return {part.arithmetic, part.first + begin, end - begin,
+                part.offset + static_cast<std::size_t>(begin) * part.row_bytes};
+    }
+
+private:
+    struct Part {
+        const Arithmetic *arithmetic;
+        int first;
+        int count;
+        int n_panels;
+        std::size_t row_bytes = 0;
+        std::size_t offset = 0;
+    };
+    Part parts_[2];
+    std::size_t bytes_;
+};
+
+Compute::Compute(const Kernels &kernels, int n_threads, int widest_row, bool rounded)
     : kernels_(kernels),
-      // A multiple of the block, so that scales have whole rows.
-      widest_row_((static_cast<std::size_t>(widest_row) + quant_block - 1) / quant_block * quant_block),
-      tile_rows_(static_cast<int>(
-          std::clamp<std::size_t>(scratch_budget / tile_row_bytes(widest_row_), 1, most_tile_rows))),
-      scratch_bytes_((static_cast<std::size_t>(tile_rows_) * tile_row_bytes(widest_row_) + 63) / 64 * 64),
+      rounded_(rounded),
+      // Quantised rows are whole blocks, others need not be.
+      scratch_bytes_(tile_bytes(kernels, (widest_row + quant_block - 1) / quant_block * quant_block, true)),
       scratch_memory_(static_cast<std::size_t>(n_threads) * scratch_bytes_, "scratch of the threads"),
       pool_(n_threads) {}
 
-Compute::Scratch Compute::scratch(int thread) const {
-    std::byte *base = scratch_memory_.data() + static_cast<std::size_t>(thread) * scratch_bytes_;
-    const std::size_t n_values = static_cast<std::size_t>(tile_rows_) * widest_row_;
-    const std::size_t n_scales = n_values / quant_block;
-    Scratch tile{};
-    tile.values = reinterpret_cast<float *>(base);
-    tile.scales = tile.values + n_values;
-    tile.offsets = tile.scales + n_scales;
-    tile.quants = reinterpret_cast<std::int8_t *>(tile.offsets + n_scales);
-    return tile;
+const Arithmetic &Compute::arithmetic(Storage storage) const {
+    switch (storage) {
+    case Storage::f32:
+        return kernels_.single;
+    case Storage::f16:
+        return rounded_ ? kernels_.half : kernels_.single;
+    case Storage::q4_0:
+    case Storage::q4_1:
+    case Storage::q8_0:
+    case Storage::q4_k:
+        return kernels_.precise;
+    }
+    return kernels_.single;
 }
 
-Activations Compute::prepare(const float *x, int n, int n_cols, bool quantise, const QuantBuffers &buffers) {
-    Activations prepared{x, {nullptr, nullptr, nullptr}, n, n_cols};
-    if (!quantise) return prepared;
-    for_ranges(n, 8, [&](int first, int last, int) {
-        for (int t = first; t < last; ++t) {
-            const auto row = static_cast<std::size_t>(t) * static_cast<std::size_t>(n_cols);
-            kernels_.quantise_row(x + row, n_cols, buffers.quants + row, buffers.scales + row / quant_block,
-                                  buffers.sums + row / quant_block);
+std::size_t Compute::panel_bytes(int n, int n_cols) const {
+    const int whole_blocks = (n_cols + quant_block - 1) / quant_block * quant_block;
+    std::size_t most = 0;
+    for (const Arithmetic *each : {&kernels_.single, &kernels_.half, &kernels_.precise, &kernels_.quick})
+        most = std::max(most, aligned(each->panel_row_bytes(whole_blocks)));
+    most *= static_cast<std::size_t>(n);
+    for (const Storage storage : {Storage::f32, Storage::f16, Storage::q4_0, Storage::q8_0}) {
+        const VectorProduct *vector = kernels_.vector_product(storage);
+        if (vector != nullptr) most = std::max(most, vector->prepared_bytes(whole_blocks));
+    }
+    return aligned(most);
+}
+
+void Compute::count(const Tensor &weight, int n) {
+    const std::int64_t operations = 2 * weight.n_elements() * n;
+    Work work;
+    if (traits(weight.type).quantised) {
+        work.int8_operations = operations;
+    } else if (weight.type == Storage::f16) {
+        work.bf16_operations = operations;
+    } else {
+        work.f32_operations = operations;
+    }
+    work.bytes = static_cast<std::int64_t>(weight.n_bytes);
+    stages_.add(work);
+}
+
+void Compute::linear(const float *x, int n, int n_cols, int n_precise, std::span<const Product> products,
+                     Finish finish, std::byte *panels) {
+    // All at once, unless the file stores them in different ways.
+    const auto same = [&](const Product &other) { return other.weight->type == products[0].weight->type; };
+    if (!std::all_of(products.begin(), products.end(), same)) {
+        for (const Product &product : products) {
+            const bool swiglu = finish == Finish::swiglu;
+            linear(x, n, n_cols, n_precise, {&product, 1}, swiglu ? Finish::none : finish, panels);
         }
+        if (finish == Finish::swiglu) {
+            const std::size_t values = product(n, products[0].weight->rows());
+            kernels_.silu_multiply(products[0].out, products[1].out, static_cast<int>(values));
+        }
+        return;
+    }
+    for (const Product &product : products) count(*product.weight, n);
+    const VectorProduct *vector = n == 1 ? kernels_.vector_product(products[0].weight->type) : nullptr;
+    if (vector != nullptr) {
+        multiply_vector(x, products, *vector, finish, panels);
+    } else {
+        multiply_panels(x, n, std::min(n, n_precise), products, finish, panels);
+    }
+}
+
+void Compute::finish_rows(std::span<const Product> products, int first, int last, int n,
+                          Finish finish) const {
+    const int count = last - first;
+    for (int t = 0; t < n; ++t) {
+        for (const Product &each : products) {
+            float *out = each.out + product(t, each.weight->rows()) + first;
+            if (each.bias != nullptr) kernels_.add(out, each.bias + first, count);
+            if (finish == Finish::gelu) kernels_.gelu(out, count);
+        }
+        if (finish == Finish::swiglu) {
+            const std::size_t at = product(t, products[0].weight->rows()) + static_cast<std::size_t>(first);
+            kernels_.silu_multiply(products[0].out + at, products[1].out + at, count);
+        }
+    }
+}
+
+void Compute::multiply_vector(const float *x, std::span<const Product> products, const VectorProduct &kernel,
+                              Finish finish, std::byte *prepared) {
+    const int n_cols = products[0].weight->cols();
+    kernel.prepare(x, n_cols, prepared);
+    // Chunks of rows of all the products, one product after the other; for swiglu, of both at once.
+    const int n_parts = finish == Finish::swiglu ? 1 : static_cast<int>(products.size());
+    const std::int64_t row_bytes = static_cast<std::int64_t>(products[0].weight->row_bytes());
+    const auto step =
+        static_cast<int>(std::clamp<std::int64_t>(vector_chunk_bytes / row_bytes / 4 * 4, 4, 1024));
+    int n_chunks = 0;
+    for (int part = 0; part < n_parts; ++part)
+        n_chunks += (products[static_cast<std::size_t>(part)].weight->rows() + step - 1) / step;
+    pool_.run(n_chunks, [&](int chunk, int) {
+        std::size_t part = 0;
+        int n_part_chunks = (products[0].weight->rows() + step - 1) / step;
+        while (chunk >= n_part_chunks) {
+            chunk -= n_part_chunks;
+            ++part;
+            n_part_chunks = (products[part].weight->rows() + step - 1) / step;
+        }
+        const auto done = finish == Finish::swiglu ? products : products.subspan(part, 1);
+        const int first = chunk * step;
+        const int last = std::min(first + step, done[0].weight->rows());
+        for (const Product &each : done) {
+            float sums[1024];
+            float *out = each.accumulate ? sums : each.out + first;
+            kernel.multiply(each.weight->row(first), each.weight->row_bytes(), last - first, n_cols, prepared,
+                            out);
+            if (each.accumulate) kernels_.add(each.out + first, sums, last - first);
+        }
+        finish_rows(done, first, last, 1, finish);
     });
-    prepared.quants = {buffers.quants, buffers.scales, buffers.sums};
-    return prepared;
 }
 
-void Compute::unpack_quants(const Tensor &weight, int row, const Scratch &tile, std::size_t index) const {
-    const int n = weight.cols();
-    const std::byte *packed = weight.row(row);
-    const auto at = index * static_cast<std::size_t>(n);
-    std::int8_t *quants = tile.quants + at;
-    float *scales = tile.scales + at / quant_block;
-    float *offsets = tile.offsets + at / quant_block;
-    switch (weight.type) {
-    case TensorType::q4_0:
-        return kernels_.unpack_q4_0(packed, n, quants, scales);
-    case TensorType::q4_1:
-        return kernels_.unpack_q4_1(packed, n, quants, scales, offsets);
-    case TensorType::q4_k:
-        return kernels_.unpack_q4_k(packed, n, quants, scales, offsets);
-    case TensorType::q8_0:
-        return kernels_.unpack_q8_0(packed, n, quants, scales);
-    case TensorType::f32:
-    case TensorType::f16:
-        return;
-    }
-}
+void Compute::multiply_panels(const float *x, int n, int n_precise, std::span<const Product> products,
+                              Finish finish, std::byte *buffer) {
+    const Tensor &weight = *products[0].weight;
+    const int n_cols = weight.cols();
+    const Arithmetic &last = arithmetic(weight.type);
+    const Arithmetic &most = traits(weight.type).quantised ? kernels_.quick : last;
+    const Panels panels(most, last, n, &most == &last ? 0 : n_precise, n_cols);
+    for_ranges(panels.size(), 1, [&](int index, int, int) {
+        const Panel panel = panels[index];
+        panel.arithmetic->pack(x + product(panel.first, n_cols), static_cast<std::size_t>(n_cols),
+                               panel.count, n_cols, buffer + panel.offset);
+    });
 
-void Compute::multiply_rows(const Tensor &weight, int first, int last, const Activations &x, float *out,
-                            std::size_t out_stride, int thread) {
-    const int n_cols = x.n_cols;
-    const auto stride = static_cast<std::size_t>(n_cols);
-    if (weight.type == TensorType::f32) {
-        const float *rows = weight.floats() + static_cast<std::size_t>(first) * stride;
-        kernels_.gemm_f32(rows, stride, last - first, x.values, stride, x.n, n_cols, out + first, out_stride);
-        return;
-    }
-    const Scratch tile = scratch(thread);
-    for (int row = first; row < last; row += tile_rows_) {
-        const int n_rows = std::min(tile_rows_, last - row);
-        if (weight.type == TensorType::f16) {
-            for (int r = 0; r < n_rows; ++r) {
-                kernels_.unpack_f16(weight.row(row + r), n_cols,
-                                    tile.values + static_cast<std::size_t>(r) * stride);
+    const int tile_rows = kernels_.tile_rows;
+    const int n_parts = finish == Finish::swiglu ? 1 : static_cast<int>(products.size());
+    int n_tiles = 0;
+    for (int part = 0; part < n_parts; ++part)
+        n_tiles += (products[static_cast<std::size_t>(part)].weight->rows() + tile_rows - 1) / tile_rows;
+    const int step = tile_rows * std::clamp(n_tiles / (8 * pool_.size()), 1, most_chunk_tiles);
+    const auto chunks_of = [&](const Product &each) { return (each.weight->rows() + step - 1) / step; };
+    int n_chunks = 0;
+    for (int part = 0; part < n_parts; ++part)
+        n_chunks += chunks_of(products[static_cast<std::size_t>(part)]);
+
+    pool_.run(n_chunks, [&](int chunk, int thread) {
+        std::size_t part = 0;
+        for (; chunk >= chunks_of(products[part]); ++part) chunk -= chunks_of(products[part]);
+        const auto done = finish == Finish::swiglu ? products : products.subspan(part, 1);
+        const int first = chunk * step;
+        const int end = std::min(first + step, done[0].weight->rows());
+        std::byte *unpacked = tile(thread);
+        for (const Product &each : done) {
+            const int n_rows = each.weight->rows();
+            for (int row = first; row < end; row += tile_rows) {
+                const int count = std::min(tile_rows, end - row);
+                last.unpack(weight.type, each.weight->row(row), each.weight->row_bytes(), count, n_cols,
+                            unpacked);
+                prefetch_rows(*each.weight, row + tile_rows, tile_rows);
+                for (int index = 0; index < panels.size(); ++index) {
+                    const Panel panel = panels[index];
+                    panel.arithmetic->multiply(unpacked, count, buffer + panel.offset, panel.count, n_cols,
+                                               each.accumulate, each.out + product(panel.first, n_rows) + row,
+                                               static_cast<std::size_t>(n_rows));
+                }
             }
-            kernels_.gemm_f32(tile.values, stride, n_rows, x.values, stride, x.n, n_cols, out + row,
-                              out_stride);
-        } else {
-            for (int r = 0; r < n_rows; ++r)
-                unpack_quants(weight, row + r, tile, static_cast<std::size_t>(r));
-            const QuantRows rows{tile.quants, tile.scales, has_offsets(weight.type) ? tile.offsets : nullptr};
-            kernels_.gemm_quants(rows, n_rows, x.quants, x.n, n_cols, out + row, out_stride);
         }
-    }
-}
-
-void Compute::linear(const Tensor &weight, const float *bias, const Activations &x, float *out) {
-    const int n_rows = weight.rows();
-    const auto stride = static_cast<std::size_t>(n_rows);
-    // Some eight chunks a thread even out their speeds; whole tiles keep the unpacking cheap.
-    const std::int64_t row_products = std::int64_t{std::min(x.n, batch_tokens)} * x.n_cols;
-    const auto most = static_cast<int>(
-        std::clamp<std::int64_t>(chunk_products / row_products, tile_rows_, 16 * tile_rows_));
-    const int step = std::clamp(n_rows / (8 * pool_.size()), tile_rows_, most) / tile_rows_ * tile_rows_;
-    const int n_row_chunks = (n_rows + step - 1) / step;
-    const int n_batches = (x.n + batch_tokens - 1) / batch_tokens;
-    pool_.run(n_row_chunks * n_batches, [&](int chunk, int thread) {
-        const int first = chunk % n_row_chunks * step;
-        const int last = std::min(first + step, n_rows);
-        const int token = chunk / n_row_chunks * batch_tokens;
-        const Activations batch = x.tokens(token, std::min(batch_tokens, x.n - token));
-        float *batch_out = out + static_cast<std::size_t>(token) * stride;
-        multiply_rows(weight, first, last, batch, batch_out, stride, thread);
-        if (bias == nullptr) return;
-        for (int t = 0; t < batch.n; ++t) {
-            kernels_.add(batch_out + static_cast<std::size_t>(t) * stride + first, bias + first,
-                         last - first);
-        }
+        finish_rows(done, first, end, n, finish);
     });
-}
-
-void Compute::unpack_row(const Tensor &weight, int row, float *out) {
-    const int n = weight.cols();
-    if (weight.type == TensorType::f32) {
-        std::copy_n(weight.floats() + static_cast<std::size_t>(row) * static_cast<std::size_t>(n), n, out);
-        return;
-    }
-    if (weight.type == TensorType::f16) {
-        kernels_.unpack_f16(weight.row(row), n, out);
-        return;
-    }
-    const Scratch tile = scratch(0);
-    unpack_quants(weight, row, tile, 0);
-    for (int i = 0; i < n; ++i) {
-        const int block = i / quant_block;
-        out[i] = static_cast<float>(tile.quants[i]) * tile.scales[block];
-        if (has_offsets(weight.type)) out[i] += tile.offsets[block];
-    }
 }
 
 }  // namespace chatllm

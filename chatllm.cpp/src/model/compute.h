@@ -2,10 +2,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "base/arena.h"
 #include "base/thread_pool.h"
 #include "kernels/kernels.h"
+#include "model/stages.h"
 #include "model/tensor.h"
 
 namespace chatllm {
@@ -15,72 +17,81 @@ inline std::size_t product(int rows, int cols) {
     return static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
 }
 
-// Rows of activations, in single precision and, where weights need it, quantised as well.
-struct Activations {
-    const float *values;      // [n, n_cols]
-    QuantActivations quants;  // null pointers unless prepared
-    int n;
-    int n_cols;
-
-    // Rows [first, first + count).
-    Activations tokens(int first, int count) const;
+// One matrix among those that a linear layer multiplies with the same activations.
+struct Product {
+    const Tensor *weight;
+    const float *bias;  // [rows], or null
+    float *out;         // [n, rows]
+    bool accumulate = false;
 };
 
-// Buffers for the quantised copy of activations.
-struct QuantBuffers {
-    std::int16_t *quants = nullptr;  // [n, n_cols]
-    float *scales = nullptr;         // [n, n_cols / 32]
-    float *sums = nullptr;           // [n, n_cols / 32]
-
-    void layout(ArenaCursor &arena, std::size_t n, std::size_t n_cols);
+// What is done to the products before they leave the cache.
+enum class Finish {
+    none,
+    gelu,    // of every product
+    swiglu,  // the first becomes silu(first) * second
 };
 
 // What carries out the arithmetic of a session: one table of kernels, one pool of threads, scratch for each
-// thread. Results depend on the table only, never on the number of threads or on how rows are batched.
+// thread. Results depend on the table only, never on the number of threads.
 class Compute {
 public:
-    // `widest_row` is the longest row of any weight matrix.
-    Compute(const Kernels &kernels, int n_threads, int widest_row);
+    // `widest_row` is the longest row of any weight matrix. With `rounded`, f16 weights are multiplied in
+    // bfloat16 where that is faster: for models whose other weights are coarser than that anyway.
+    Compute(const Kernels &kernels, int n_threads, int widest_row, bool rounded);
 
     const Kernels &kernels() const { return kernels_; }
     ThreadPool &pool() { return pool_; }
+    int n_threads() const { return pool_.size(); }
+    Stages &stages() { return stages_; }
 
-    // Makes x ready for products with weights of which at least one is quantised, if `quantise`.
-    Activations prepare(const float *x, int n, int n_cols, bool quantise, const QuantBuffers &buffers);
-    // out[t, r] = weight[r] . x[t] (+ bias[r]) for all rows of the weight; bias may be null. [x.n, rows]
-    void linear(const Tensor &weight, const float *bias, const Activations &x, float *out);
-    // The part of `linear` for rows [first, last), on the calling thread; `thread` chooses the scratch.
-    void multiply_rows(const Tensor &weight, int first, int last, const Activations &x, float *out,
-                       std::size_t out_stride, int thread);
-    // One row of a matrix as single precision, e.g. an embedding. [weight.cols()]
-    void unpack_row(const Tensor &weight, int row, float *out);
+    // Bytes of the buffer that `linear` needs for n rows of n_cols.
+    std::size_t panel_bytes(int n, int n_cols) const;
+    // out[t, r] = weight[r] . x[t] (+ bias[r]) for every product; x: [n, n_cols], all weights of n_cols
+    // columns. Quantised weights meet activations of 16 bits in the last n_precise rows, and of 8 bits before
+    // them if the table is faster with those. `panels` holds panel_bytes(n, n_cols).
+    void linear(const float *x, int n, int n_cols, int n_precise, std::span<const Product> products,
+                Finish finish, std::byte *panels);
+
+    // The arithmetic for weights of a storage; the quantised one is for rows that matter most.
+    const Arithmetic &arithmetic(Storage storage) const;
+    // Whether that is the one with rounded operands, two to a word.
+    bool is_half(const Arithmetic &arithmetic) const {
+        return &arithmetic == &kernels_.half && kernels_.half_bytes == 2;
+    }
+    // Of all threads.
+    std::size_t scratch_bytes() const { return scratch_memory_.size(); }
+    // A tile of scratch that holds tile_rows rows of widest_row in any arithmetic.
+    std::byte *tile(int thread) const {
+        return scratch_memory_.data() + static_cast<std::size_t>(thread) * scratch_bytes_;
+    }
 
     // Calls work(first, last, thread) for ranges of at most `step` that cover [0, n).
-    template <typename Work> void for_ranges(int n, int step, Work &&work) {
+    template <typename Task> void for_ranges(int n, int step, Task &&task) {
         pool_.run((n + step - 1) / step, [&](int chunk, int thread) {
             const int first = chunk * step;
-            work(first, first + step < n ? first + step : n, thread);
+            task(first, first + step < n ? first + step : n, thread);
         });
     }
 
 private:
-    struct Scratch {
-        float *values;        // [tile_rows_, widest_row_]
-        std::int8_t *quants;  // [tile_rows_, widest_row_]
-        float *scales;        // [tile_rows_, widest_row_ / 32]
-        float *offsets;       // [tile_rows_, widest_row_ / 32]
-    };
+    struct Panel;
+    class Panels;
 
-    Scratch scratch(int thread) const;
-    // Unpacks a quantised row into place `index` of a tile.
-    void unpack_quants(const Tensor &weight, int row, const Scratch &tile, std::size_t index) const;
+    void count(const Tensor &weight, int n);
+    void multiply_vector(const float *x, std::span<const Product> products, const VectorProduct &kernel,
+                         Finish finish, std::byte *prepared);
+    void multiply_panels(const float *x, int n, int n_precise, std::span<const Product> products,
+                         Finish finish, std::byte *buffer);
+    // Bias and finish of rows [first, last) of n rows.
+    void finish_rows(std::span<const Product> products, int first, int last, int n, Finish finish) const;
 
     const Kernels &kernels_;
-    std::size_t widest_row_;
-    int tile_rows_;  // rows of weights that are unpacked together
+    bool rounded_;
     std::size_t scratch_bytes_;
     AnonymousMap scratch_memory_;
     ThreadPool pool_;
+    Stages stages_;
 };
 
 }  // namespace chatllm

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
+#include <limits>
 
 namespace chatllm {
 Decoder::Decoder(const ModelFile &file) : config_(file.text()) {
@@ -47,80 +49,169 @@ int Decoder::widest_row() const {
     return std::max({config_.width, config_.n_heads * config_.head_width, config_.ffn_width});
 }
 
-Decoder::Workspace::Workspace(const Decoder &decoder, int n, int n_threads) {
+void Decoder::Workspace::lay_out(ArenaCursor &arena, const Decoder &decoder, int n, const Compute &compute) {
     const TextConfig &config = decoder.config_;
+    const int n_threads = compute.n_threads();
     const int query_width = config.n_heads * config.head_width;
     const int key_width = config.n_kv_heads * config.head_width;
-    memory_ = build_arena("decoder workspace", [&](ArenaCursor &arena) {
-        x_ = arena.take<float>(product(n, config.width));
-        normed_ = arena.take<float>(product(n, config.width));
-        query_ = arena.take<float>(product(n, query_width));
-        key_ = arena.take<float>(product(n, key_width));
-        value_ = arena.take<float>(product(n, key_width));
-        attended_ = arena.take<float>(product(n, query_width));
-        gate_ = arena.take<float>(product(n, config.ffn_width));
-        up_ = arena.take<float>(product(n, config.ffn_width));
-        cosines_ = arena.take<float>(product(n, config.head_width / 2));
-        sines_ = arena.take<float>(product(n, config.head_width / 2));
-        logits_ = arena.take<float>(static_cast<std::size_t>(config.vocab_size));
-        if (decoder.quantised_) {
-            quants_.layout(arena, static_cast<std::size_t>(n),
-                           static_cast<std::size_t>(decoder.widest_row()));
-        }
-        attention_.layout(arena, {config.n_heads, config.n_kv_heads, config.head_width}, n_threads);
-    });
+    x_ = arena.take<float>(product(n, config.width));
+    normed_ = arena.take<float>(product(n, config.width));
+    query_ = arena.take<float>(product(n, query_width));
+    key_ = arena.take<float>(product(n, key_width));
+    value_ = arena.take<float>(product(n, key_width));
+    attended_ = arena.take<float>(product(n, query_width));
+    gate_ = arena.take<float>(product(n, config.ffn_width));
+    up_ = arena.take<float>(product(n, config.ffn_width));
+    cosines_ = arena.take<float>(product(n, config.head_width / 2));
+    sines_ = arena.take<float>(product(n, config.head_width / 2));
+    logits_ = arena.take<float>(static_cast<std::size_t>(config.vocab_size));
+    const int group = config.n_heads / config.n_kv_heads;
+    scores_ = arena.take<float>(product(n_threads * group, KvCache::block_positions));
+    panels_ = arena.take<std::byte>(compute.panel_bytes(n, decoder.widest_row()));
+    attention_.layout(arena, {config.n_heads, config.n_kv_heads, config.head_width}, compute.kernels(),
+                      n_threads);
 }
 
-std::span<const float> Decoder::run(Compute &compute, KvCache &cache, Workspace &work, int first, int n,
-                                    bool want_logits) const {
+Decoder::Workspace::Workspace(const Decoder &decoder, int n, const Compute &compute) {
+    memory_ =
+        build_arena("decoder workspace", [&](ArenaCursor &arena) { lay_out(arena, decoder, n, compute); });
+}
+
+std::size_t Decoder::Workspace::bytes(const Decoder &decoder, int n, const Compute &compute) {
+    ArenaCursor measure(nullptr);
+    Workspace().lay_out(measure, decoder, n, compute);
+    return measure.used();
+}
+
+void Decoder::run(Compute &compute, KvCache &cache, Workspace &work, int first, int n, int n_precise) const {
     const int half = config_.head_width / 2;
-    for (int t = 0; t < n; ++t) {
-        for (int i = 0; i < half; ++i) {
-            // The product in single precision, as the reference computes it.
-            const float angle = static_cast<float>(first + t) * frequencies_[static_cast<std::size_t>(i)];
-            work.cosines_[product(t, half) + static_cast<std::size_t>(i)] = std::cos(angle);
-            work.sines_[product(t, half) + static_cast<std::size_t>(i)] = std::sin(angle);
-        }
-    }
-    for (int layer = 0; layer < config_.n_layers; ++layer) run_layer(compute, cache, work, layer, first, n);
-    if (!want_logits) return {};
-    compute.kernels().rms_norm(work.x_ + product(n - 1, config_.width), final_norm_, config_.norm_epsilon,
-                               config_.width, work.normed_);
-    const bool quantise = traits(output_->type).quantised;
-    compute.linear(*output_, nullptr, compute.prepare(work.normed_, 1, config_.width, quantise, work.quants_),
-                   work.logits_);
-    return {work.logits_, static_cast<std::size_t>(config_.vocab_size)};
-}
-
-void Decoder::norm_and_rotate(Compute &compute, const Workspace &work, const float *norm, int n_heads, int n,
-                              float *rows) const {
-    const int width = config_.head_width;
-    const int half = width / 2;
     compute.for_ranges(n, 8, [&](int begin, int end, int) {
         for (int t = begin; t < end; ++t) {
-            const float *cosines = work.cosines_ + product(t, half);
-            const float *sines = work.sines_ + product(t, half);
-            for (int head = 0; head < n_heads; ++head) {
-                float *row = rows + product(t * n_heads + head, width);
-                compute.kernels().rms_norm(row, norm, config_.norm_epsilon, width, row);
-                for (int i = 0; i < half; ++i) {
-                    const float low = row[i];
-                    const float high = row[i + half];
-                    row[i] = low * cosines[i] - high * sines[i];
-                    row[i + half] = high * cosines[i] + low * sines[i];
-                }
+            for (int i = 0; i < half; ++i) {
+                // The product in single precision, as the reference computes it.
+                const float angle = static_cast<float>(first + t) * frequencies_[static_cast<std::size_t>(i)];
+                work.cosines_[product(t, half) + static_cast<std::size_t>(i)] = std::cos(angle);
+                work.sines_[product(t, half) + static_cast<std::size_t>(i)] = std::sin(angle);
             }
         }
     });
+    for (int layer = 0; layer < config_.n_layers; ++layer)
+        run_layer(compute, cache, work, layer, first, n, n_precise);
 }
 
-void Decoder::run_layer(Compute &compute, KvCache &cache, Workspace &work, int layer, int first,
-                        int n) const {
+std::span<const float> Decoder::logits(Compute &compute, Workspace &work, int n) const {
+    compute.kernels().rms_norm(work.x_ + product(n - 1, config_.width), final_norm_, config_.norm_epsilon,
+                               config_.width, work.normed_);
+    const Product product{output_, nullptr, work.logits_};
+    compute.linear(work.normed_, 1, config_.width, 1, {&product, 1}, Finish::none, work.panels_);
+    return {work.logits_, static_cast<std::size_t>(config_.vocab_size)};
+}
+
+void Decoder::norm_and_rotate(const Kernels &kernels, const Workspace &work, const float *norm, int n_heads,
+                              int t, float *heads) const {
+    const int width = config_.head_width;
+    const int half = width / 2;
+    const float *cosines = work.cosines_ + product(t, half);
+    const float *sines = work.sines_ + product(t, half);
+    for (int head = 0; head < n_heads; ++head) {
+        float *row = heads + product(head, width);
+        kernels.rms_norm(row, norm, config_.norm_epsilon, width, row);
+        for (int i = 0; i < half; ++i) {
+            const float low = row[i];
+            const float high = row[i + half];
+            row[i] = low * cosines[i] - high * sines[i];
+            row[i + half] = high * cosines[i] + low * sines[i];
+        }
+    }
+}
+
+void Decoder::attend_many(Compute &compute, KvCache &cache, const Workspace &work, int layer, int first,
+                          int n) const {
+    const Kernels &kernels = compute.kernels();
+    const Layer &weights = layers_[static_cast<std::size_t>(layer)];
+    const int head_width = config_.head_width;
+    const int key_width = config_.n_kv_heads * head_width;
+    compute.for_ranges(n, 8, [&](int begin, int end, int) {
+        for (int t = begin; t < end; ++t) {
+            float *key = work.key_ + product(t, key_width);
+            norm_and_rotate(kernels, work, weights.query_norm, config_.n_heads, t,
+                            work.query_ + product(t, config_.n_heads * head_width));
+            norm_and_rotate(kernels, work, weights.key_norm, config_.n_kv_heads, t, key);
+            const float *value = work.value_ + product(t, key_width);
+            for (int head = 0; head < config_.n_kv_heads; ++head) {
+                const auto at = product(head, head_width);
+                kernels.pack_f16(key + at, head_width, cache.key(layer, head, first + t));
+                kernels.pack_f16(value + at, head_width, cache.value(layer, head, first + t));
+            }
+        }
+    });
+    work.attention_.run(
+        compute, work.query_, n, [&](int query) { return first + query + 1; },
+        [&](int head, int key) {
+            // A tile lies within one block of the cache.
+            return KeysValues{Storage::f16, reinterpret_cast<const std::byte *>(cache.key(layer, head, key)),
+                              reinterpret_cast<const std::byte *>(cache.value(layer, head, key)),
+                              cache.stride() * sizeof(std::uint16_t)};
+        },
+        work.attended_);
+}
+
+void Decoder::attend_one(Compute &compute, KvCache &cache, const Workspace &work, int layer,
+                         int position) const {
+    const Kernels &kernels = compute.kernels();
+    const Layer &weights = layers_[static_cast<std::size_t>(layer)];
+    const int width = config_.head_width;
+    const int group = config_.n_heads / config_.n_kv_heads;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(width));
+    compute.pool().run(config_.n_kv_heads, [&](int head, int thread) {
+        const auto at = product(head, width);
+        float *query = work.query_ + product(head * group, width);
+        norm_and_rotate(kernels, work, weights.query_norm, group, 0, query);
+        norm_and_rotate(kernels, work, weights.key_norm, 1, 0, work.key_ + at);
+        kernels.pack_f16(work.key_ + at, width, cache.key(layer, head, position));
+        kernels.pack_f16(work.value_ + at, width, cache.value(layer, head, position));
+
+        constexpr int block = KvCache::block_positions;
+        float *out = work.attended_ + product(head * group, width);
+        float *scores = work.scores_ + product(thread * group, block);
+        std::fill_n(out, product(group, width), 0.0f);
+        // A block of the cache at a time; when the maximum grows, what was summed up before shrinks.
+        constexpr int most_heads = 64;
+        for (int begin = 0; begin < group; begin += most_heads) {
+            const int n_heads = std::min(most_heads, group - begin);
+            float maxima[most_heads];
+            float sums[most_heads] = {};
+            std::fill_n(maxima, n_heads, -std::numeric_limits<float>::infinity());
+            float *heads_out = out + product(begin, width);
+            for (int key = 0; key <= position; key += block) {
+                const int n = std::min(block, position + 1 - key);
+                kernels.attention_scores(query + product(begin, width), n_heads, width,
+                                         cache.key(layer, head, key), cache.stride(), n, scale, scores,
+                                         block);
+                for (int h = 0; h < n_heads; ++h) {
+                    float *score = scores + product(h, block);
+                    const float maximum = std::max(maxima[h], kernels.maximum(score, n));
+                    const float correction = std::exp(maxima[h] - maximum);
+                    maxima[h] = maximum;
+                    sums[h] = sums[h] * correction + kernels.exponentials(score, maximum, n);
+                    if (key > 0) kernels.scale(heads_out + product(h, width), correction, width);
+                }
+                kernels.attention_values(scores, block, n_heads, width, cache.value(layer, head, key),
+                                         cache.stride(), n, heads_out);
+            }
+            for (int h = 0; h < n_heads; ++h)
+                kernels.scale(heads_out + product(h, width), 1.0f / sums[h], width);
+        }
+    });
+}
+
+void Decoder::run_layer(Compute &compute, KvCache &cache, Workspace &work, int layer, int first, int n,
+                        int n_precise) const {
     const Kernels &kernels = compute.kernels();
     const Layer &weights = layers_[static_cast<std::size_t>(layer)];
     const int width = config_.width;
-    const int head_width = config_.head_width;
-    const int key_width = config_.n_kv_heads * head_width;
+    const int query_width = config_.n_heads * config_.head_width;
+    const int key_width = config_.n_kv_heads * config_.head_width;
     const auto normalise = [&](const float *norm) {
         compute.for_ranges(n, 8, [&](int begin, int end, int) {
             for (int t = begin; t < end; ++t) {
@@ -129,52 +220,32 @@ void Decoder::run_layer(Compute &compute, KvCache &cache, Workspace &work, int l
             }
         });
     };
-    const auto prepare = [&](const float *rows, int n_cols) {
-        return compute.prepare(rows, n, n_cols, quantised_, work.quants_);
+    const auto linear = [&](const float *x, int n_cols, std::initializer_list<Product> products,
+                            Finish finish = Finish::none) {
+        compute.linear(x, n, n_cols, n_precise, products, finish, work.panels_);
     };
-    const auto add_residual = [&](const float *y) { kernels.add(work.x_, y, n * width); };
 
     normalise(weights.attention_norm);
-    const auto normed = prepare(work.normed_, width);
-    compute.linear(*weights.query, nullptr, normed, work.query_);
-    compute.linear(*weights.key, nullptr, normed, work.key_);
-    compute.linear(*weights.value, nullptr, normed, work.value_);
-    norm_and_rotate(compute, work, weights.query_norm, config_.n_heads, n, work.query_);
-    norm_and_rotate(compute, work, weights.key_norm, config_.n_kv_heads, n, work.key_);
-    for (int t = 0; t < n; ++t) {
-        kernels.pack_f16(work.key_ + product(t, key_width), key_width, cache.key(layer, first + t));
-        kernels.pack_f16(work.value_ + product(t, key_width), key_width, cache.value(layer, first + t));
+    linear(work.normed_, width,
+           {{weights.query, nullptr, work.query_},
+            {weights.key, nullptr, work.key_},
+            {weights.value, nullptr, work.value_}});
+    if (n == 1) {
+        attend_one(compute, cache, work, layer, first);
+    } else {
+        attend_many(compute, cache, work, layer, first, n);
     }
-    work.attention_.run(
-        compute, work.query_, n, [&](int query) { return first + query + 1; },
-        [&](int head, int key, int count, float *keys, float *values) {
-            // A tile lies within one block of the cache.
-            const auto head_at = product(head, head_width);
-            for (int i = 0; i < count; ++i) {
-                const auto at = static_cast<std::size_t>(i) * cache.stride() + head_at;
-                const auto *key_row = reinterpret_cast<const std::byte *>(cache.key(layer, key) + at);
-                const auto *value_row = reinterpret_cast<const std::byte *>(cache.value(layer, key) + at);
-                kernels.unpack_f16(key_row, head_width, keys + product(i, head_width));
-                kernels.unpack_f16(value_row, head_width, values + product(i, head_width));
-            }
-            const auto stride = static_cast<std::size_t>(head_width);
-            return KeyValueTile{keys, stride, values, stride};
-        },
-        work.attended_);
-    compute.linear(*weights.output, nullptr, prepare(work.attended_, config_.n_heads * head_width),
-                   work.normed_);
-    add_residual(work.normed_);
+    // Two products, of a query with a key and of a weight with a value, for each pair that sees each other.
+    const std::int64_t n_pairs = std::int64_t{n} * first + std::int64_t{n} * (n + 1) / 2;
+    compute.stages().add(
+        {.f32_operations = 4 * n_pairs * query_width,
+         .bytes = std::int64_t{2} * (first + n) * key_width * std::int64_t{sizeof(std::uint16_t)}});
+    linear(work.attended_, query_width, {{weights.output, nullptr, work.x_, true}});
 
     normalise(weights.ffn_norm);
-    const auto ffn_in = prepare(work.normed_, width);
-    compute.linear(*weights.gate, nullptr, ffn_in, work.gate_);
-    compute.linear(*weights.up, nullptr, ffn_in, work.up_);
-    compute.for_ranges(n, 8, [&](int begin, int end, int) {
-        const auto at = product(begin, config_.ffn_width);
-        kernels.silu_multiply(work.gate_ + at, work.up_ + at, (end - begin) * config_.ffn_width);
-    });
-    compute.linear(*weights.down, nullptr, prepare(work.gate_, config_.ffn_width), work.normed_);
-    add_residual(work.normed_);
+    linear(work.normed_, width, {{weights.gate, nullptr, work.gate_}, {weights.up, nullptr, work.up_}},
+           Finish::swiglu);
+    linear(work.gate_, config_.ffn_width, {{weights.down, nullptr, work.x_, true}});
 }
 
 }  // namespace chatllm

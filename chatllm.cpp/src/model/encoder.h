@@ -21,8 +21,12 @@ public:
 
     // The longest row of any of its matrices.
     int widest_row() const;
+    // Whether any matrix is.
+    bool is_quantised() const { return quantised_; }
     // Tokens that a mel of n_frames yields.
     int n_tokens(int n_frames) const;
+    // Bytes of workspace that `run` takes.
+    std::size_t workspace_bytes(const Compute &compute, int n_frames, bool whole_clip) const;
     // mel: [n_mel_bands, n_frames]; out: [n_tokens(n_frames), decoder width]. With `whole_clip`, attention
     // has no windows. Workspace is taken for the call and returned with it.
     void run(Compute &compute, const float *mel, int n_frames, bool whole_clip, float *out,
@@ -44,10 +48,30 @@ private:
         Affine ffn_in, ffn_out;
     };
     struct Workspace;
+    struct Map;
+    struct Group;
 
-    void convolve_chunk(Compute &compute, Workspace &work, const float *mel, int n_frames, int first_frame,
-                        float *columns) const;
-    void run_layer(Compute &compute, const Layer &layer, Workspace &work, int n_tokens) const;
+    // Frames that go through the layers together, and tokens that attend to each other.
+    struct Cut {
+        int batch_frames;
+        int window_tokens;
+    };
+    Cut cut(int n_frames, bool whole_clip) const;
+    void lay_out(ArenaCursor &arena, Workspace &work, const Compute &compute, int n_frames,
+                 bool whole_clip) const;
+    // Weights of the second and third convolution in tiles, columns by tap and then channel.
+    void unpack_convolutions(Compute &compute, Workspace &work) const;
+    // A few chunks at once, to rows of columns, channel-major. [tokens, channels * bands]
+    void convolve(Compute &compute, Workspace &work, const Group &group, float *columns) const;
+    // One convolution of them.
+    void convolve_first(Compute &compute, Workspace &work, const Group &group, const Map &out) const;
+    void convolve_map(Compute &compute, Workspace &work, int stage, const Map &in, const Map &out,
+                      float *columns) const;
+    // Bias and GELU of the n positions in `values`, then to their places in the map, or to columns.
+    void store(Compute &compute, int stage, float *values, int first, int n, const Map &out,
+               float *columns) const;
+    void run_layer(Compute &compute, const Layer &layer, Workspace &work, int n_tokens,
+                   int window_tokens) const;
 
     AudioConfig config_;
     int text_width_;

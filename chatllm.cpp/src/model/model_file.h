@@ -57,6 +57,13 @@ public:
     std::size_t size_bytes() const { return map_.bytes().size(); }
     std::int64_t n_parameters() const;
 
+    // Reads the weights from the disk and maps them: none is waited for afterwards. Throws Error.
+    void preload() const { map_.populate(path_); }
+    // Keeps the file in memory until it is closed. Throws Error when the system refuses.
+    void lock() const { map_.lock(path_); }
+    // See FileMap.
+    void drop(int part, int n_parts) const noexcept { map_.drop(part, n_parts); }
+
     // The tensor of that name and exactly that shape. Throws Error when it is missing or shaped otherwise.
     const Tensor &tensor(const std::string &name, std::initializer_list<int> dims) const;
     // The same for the values of a one-dimensional f32 tensor.

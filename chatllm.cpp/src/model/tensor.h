@@ -6,10 +6,11 @@
 #include <string>
 #include <string_view>
 
+#include "kernels/kernels.h"
+
 namespace chatllm {
 
-// Storage types of the file format, with their numbers there.
-enum class TensorType : std::int32_t { f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q8_0 = 8, q4_k = 12 };
+using TensorType = Storage;
 
 struct TypeTraits {
     std::string_view name;

@@ -22,6 +22,8 @@ constexpr std::size_t max_added_tokens = 4096;
 constexpr std::size_t max_added_bytes = 256;
 // Beside the file's own size, what the tables of a hostile file may take.
 constexpr std::size_t max_extra_bytes = std::size_t{16} << 20;
+// Slots that are looked at together.
+constexpr std::size_t window = 8;
 // Tables are at most two thirds full. In one of 200,000 well-mixed entries the longest run of full slots is
 // about 200; more than this comes only from a file made to collide.
 constexpr std::size_t max_probes = 1024;
@@ -32,7 +34,7 @@ enum TokenType : std::uint8_t { type_normal = 1, type_control = 3, type_user_def
 // ---- GPT-2's byte alphabet: each byte as a printable character, in UTF-8 of one or two bytes ----
 
 struct ByteChar {
-    std::array<char, 2> utf8;
+    std::array<char, 8> utf8;  // padded for its words
     std::uint8_t length;
 };
 
@@ -85,6 +87,36 @@ struct Alphabet {
 
 constexpr Alphabet alphabet;
 
+using Bytes16 = unsigned char __attribute__((vector_size(16)));
+
+Bytes16 load_bytes(const char *bytes) {
+    Bytes16 loaded;
+    std::memcpy(&loaded, bytes, sizeof(loaded));
+    return loaded;
+}
+
+constexpr std::size_t spelling_padding = 15;
+
+// Whether the alphabet spells `text`, 16 bytes at a time: no branch depends on what they are. The byte in
+// front is read, and must be none that begins a character; `spelling_padding` bytes behind it must be
+// readable.
+bool is_spelling(std::string_view text) {
+    constexpr Bytes16 place = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Bytes16 wrong{};
+    for (std::size_t i = 0; i < text.size(); i += sizeof(Bytes16)) {
+        const Bytes16 byte = load_bytes(text.data() + i), before = load_bytes(text.data() + i - 1);
+        const auto second = (byte & 0xC0) == 0x80, after_first = (before >= 0xC2) & (before <= 0xC5);
+        const auto outside = (byte < 0x21) | (byte == 0x7F) | (byte == 0xC0) | (byte == 0xC1) | (byte > 0xC5);
+        const auto gap = ((before == 0xC2) & ((byte < 0xA1) | (byte == 0xAD))) |  // these print as others
+                         ((before == 0xC5) & (byte > 0x83));
+        const auto n_left = static_cast<unsigned char>(std::min(text.size() - i, sizeof(Bytes16)));
+        wrong |= reinterpret_cast<Bytes16>(((second ^ after_first) | outside | gap) & (place < n_left));
+    }
+    std::array<std::uint64_t, 2> halves;
+    std::memcpy(&halves, &wrong, sizeof(halves));
+    return (halves[0] | halves[1]) == 0 && static_cast<unsigned char>(text.back()) < 0xC2;
+}
+
 // ---- Hashing ----
 
 constexpr std::uint64_t finish_hash(std::uint64_t hash) {  // the finaliser of MurmurHash3
@@ -101,44 +133,39 @@ template <typename T> T load(const char *bytes) {
 
 constexpr std::uint64_t hash_factor = 0x9E3779B97F4A7C15u;
 
-// `text` is not empty. The last chunk may overlap the one before it, which is quicker than a copy of odd
-// length.
+// What follows reads texts in words of 8 bytes: so many bytes of any value must be readable behind them.
+constexpr std::size_t word_padding = 7;
+
+// The first 8 bytes of a text of `n`, 0 for those that it lacks; n is not 0.
+std::uint64_t load_word(const char *text, std::size_t n) {
+    const auto word = load<std::uint64_t>(text);
+    return n >= 8 ? word : word & (~std::uint64_t{0} >> (64 - 8 * n));
+}
+
+// `text` is not empty.
 std::uint64_t hash_text(std::string_view text) {
     const char *bytes = text.data();
-    const std::size_t n = text.size();
-    std::uint64_t hash = n, last;
-    if (n >= 8) {
-        for (std::size_t i = 0; i + 8 < n; i += 8) {
-            hash = (hash ^ load<std::uint64_t>(bytes + i)) * hash_factor;
-            hash ^= hash >> 32;
-        }
-        last = load<std::uint64_t>(bytes + n - 8);
-    } else if (n >= 4) {
-        last = load<std::uint32_t>(bytes) | std::uint64_t{load<std::uint32_t>(bytes + n - 4)} << 32;
-    } else {
-        last = load<std::uint8_t>(bytes) | std::uint64_t{load<std::uint8_t>(bytes + n / 2)} << 8 |
-               std::uint64_t{load<std::uint8_t>(bytes + n - 1)} << 16;
+    std::uint64_t hash = text.size();
+    std::size_t left = text.size();
+    for (; left > 8; left -= 8, bytes += 8) {
+        hash = (hash ^ load<std::uint64_t>(bytes)) * hash_factor;
+        hash ^= hash >> 32;
     }
-    return finish_hash((hash ^ last) * hash_factor);
+    return finish_hash((hash ^ load_word(bytes, left)) * hash_factor);
 }
 
-constexpr std::uint64_t hash_pair(std::uint64_t left, std::uint64_t right) {
-    return finish_hash(left * hash_factor + right);
-}
-
-// The slot of the entry that `matches(index)`, or the empty one where it belongs; null when neither is near.
-template <typename Slots, typename Matches>
-auto *find_slot(Slots slots, std::uint64_t hash, Matches &&matches) {
-    const auto fingerprint = static_cast<std::uint32_t>(hash >> 32);
-    for (std::size_t probe = 0; probe < max_probes; ++probe) {
-        auto &slot = slots[(hash + probe) & (slots.size() - 1)];
-        if (slot.index_plus_one == 0) return &slot;
-        if (slot.fingerprint == fingerprint && matches(slot.index_plus_one - 1)) return &slot;
+// Where two texts of `n` bytes begin to differ, or n.
+std::size_t first_difference(const char *one, const char *other, std::size_t n) {
+    for (std::size_t i = 0; i < n; i += 8) {
+        const std::uint64_t difference = load_word(one + i, n - i) ^ load_word(other + i, n - i);
+        if (difference != 0) return i + static_cast<std::size_t>(std::countr_zero(difference)) / 8;
     }
-    return static_cast<decltype(&slots[0])>(nullptr);
+    return n;
 }
 
-std::size_t slots_for(std::size_t n_entries) { return std::bit_ceil(n_entries + n_entries / 2 + 1); }
+std::size_t slots_for(std::size_t n_entries) {
+    return std::max(window, std::bit_ceil(n_entries + n_entries / 2 + 1));
+}
 
 // ---- The records in the file ----
 
@@ -149,14 +176,55 @@ std::string quoted(std::string_view text) {
     return out;
 }
 
+// Walks over records without a call for each field. What is not there the reader reports.
+class RecordCursor {
+public:
+    explicit RecordCursor(const ByteReader &reader)
+        : reader_(reader), position_(reader.position()), size_(reader.size()) {
+        ByteReader whole = reader;
+        whole.seek(0, "file");
+        bytes_ = whole.text(size_, "file").data();
+    }
+
+    std::size_t position() const { return position_; }
+    std::int32_t length(std::string_view field) {
+        return load<std::int32_t>(take(sizeof(std::int32_t), field));
+    }
+    std::uint8_t byte(std::string_view field) { return load<std::uint8_t>(take(1, field)); }
+    std::string_view text(std::int32_t length, std::string_view field) {
+        const auto n_bytes = static_cast<std::size_t>(length);
+        return {take(n_bytes, field), n_bytes};
+    }
+
+private:
+    const char *take(std::size_t n_bytes, std::string_view field) {
+        if (n_bytes > size_ - position_) {
+            ByteReader short_of = reader_;
+            short_of.seek(position_, field);
+            short_of.take(n_bytes, field);
+        }
+        const char *taken = bytes_ + position_;
+        position_ += n_bytes;
+        return taken;
+    }
+
+    const ByteReader &reader_;
+    const char *bytes_;
+    std::size_t position_;
+    std::size_t size_;
+};
+
 void check_token(const ByteReader &reader, std::string_view text, std::size_t offset, std::uint8_t type) {
     if (type == type_normal) {
+        // In front stands the length's last byte, 0.
+        const bool padded = reader.size() - (offset + text.size()) >= spelling_padding;
+        if (padded && is_spelling(text)) return;
         const std::size_t wrong = alphabet.decode(text, [](char) {});
-        if (wrong != text.size()) {
-            reader.fail("vocabulary entry's text", offset + wrong,
-                        quoted(text) + " is not written in the byte-level alphabet");
-        }
-    } else if (type != type_control && type != type_user_defined) {
+        if (wrong == text.size()) return;
+        reader.fail("vocabulary entry's text", offset + wrong,
+                    quoted(text) + " is not written in the byte-level alphabet");
+    }
+    if (type != type_control && type != type_user_defined) {
         reader.fail("vocabulary entry's type", offset + text.size(),
                     "is " + std::to_string(type) +
                         ", allowed are 1 (normal), 3 (control) and 4 (user-defined)");
@@ -164,10 +232,10 @@ void check_token(const ByteReader &reader, std::string_view text, std::size_t of
 }
 
 // Checks the vocabulary records up to and including the terminator. Returns their number.
-std::size_t check_vocabulary(ByteReader &reader, std::size_t max_tokens) {
+std::size_t check_vocabulary(const ByteReader &reader, RecordCursor &cursor, std::size_t max_tokens) {
     for (std::size_t n = 0;; ++n) {
-        const std::size_t record = reader.position();
-        const std::int32_t length = reader.i32("vocabulary entry's length");
+        const std::size_t record = cursor.position();
+        const std::int32_t length = cursor.length("vocabulary entry's length");
         if (length < 0) return n;
         if (n == max_tokens) {
             reader.fail("vocabulary", record,
@@ -178,26 +246,25 @@ std::size_t check_vocabulary(ByteReader &reader, std::size_t max_tokens) {
                         "token " + std::to_string(n) + " is " + std::to_string(length) +
                             " bytes long, allowed are 1 to " + std::to_string(max_token_bytes));
         }
-        const std::size_t offset = reader.position();
-        const std::string_view text =
-            reader.text(static_cast<std::size_t>(length), "vocabulary entry's text");
-        check_token(reader, text, offset, reader.u8("vocabulary entry's type"));
+        const std::size_t offset = cursor.position();
+        const std::string_view text = cursor.text(length, "vocabulary entry's text");
+        check_token(reader, text, offset, cursor.byte("vocabulary entry's type"));
     }
 }
 
 // Checks the merge records up to and including the terminator. Returns their number.
-std::size_t check_merges(ByteReader &reader) {
+std::size_t check_merges(const ByteReader &reader, RecordCursor &cursor) {
     for (std::size_t n = 0;; ++n) {
-        const std::size_t record = reader.position();
-        const std::int32_t length = reader.i32("merge's length");
+        const std::size_t record = cursor.position();
+        const std::int32_t length = cursor.length("merge's length");
         if (length < 0) return n;
         if (length > max_merge_bytes) {
             reader.fail("merge's length", record,
                         "merge " + std::to_string(n) + " is " + std::to_string(length) +
                             " bytes long, allowed are 3 to " + std::to_string(max_merge_bytes));
         }
-        const std::size_t offset = reader.position();
-        const std::string_view text = reader.text(static_cast<std::size_t>(length), "merge's text");
+        const std::size_t offset = cursor.position();
+        const std::string_view text = cursor.text(length, "merge's text");
         const std::size_t space = text.find(' ', 1);
         if (space == std::string_view::npos || space + 1 == text.size()) {
             reader.fail("merge's text", offset,
@@ -206,6 +273,8 @@ std::size_t check_merges(ByteReader &reader) {
         }
     }
 }
+
+std::string too_many_added() { return "more than " + std::to_string(max_added_tokens) + " added tokens"; }
 
 bool is_utf8(std::string_view text) {
     for (std::size_t position = 0; position < text.size();) {
@@ -306,27 +375,29 @@ Tokenizer Tokenizer::read(ByteReader &reader, std::optional<JsonView> tokenizer_
                           std::int32_t vocab_size) {
     if (vocab_size <= 0) reader.fail("config", "vocab_size is " + std::to_string(vocab_size));
 
-    ByteReader walk = reader;
-    const std::size_t n_tokens = check_vocabulary(walk, static_cast<std::size_t>(vocab_size));
-    if (n_tokens == 0) reader.fail("vocabulary", "is empty");
-    const std::size_t n_merges = check_merges(walk);
-    if (walk.position() - reader.position() > std::numeric_limits<std::uint32_t>::max()) {
+    const std::size_t begin = reader.position();
+    RecordCursor cursor(reader);
+    const std::size_t n_tokens = check_vocabulary(reader, cursor, static_cast<std::size_t>(vocab_size));
+    if (n_tokens == 0) reader.fail("vocabulary", begin, "is empty");
+    const std::size_t n_merges = check_merges(reader, cursor);
+    const std::size_t n_bytes = cursor.position() - begin;
+    if (n_bytes > std::numeric_limits<std::uint32_t>::max()) {
         reader.fail("vocabulary", "vocabulary and merges take more than 4 GiB");
     }
 
     Tokenizer tokenizer;
-    tokenizer.fill_tables(reader, n_tokens, n_merges, walk.position());
-    reader = walk;
+    tokenizer.make_tables(reader, n_tokens, n_merges);
+    tokenizer.section_ = reader.text(n_bytes, "vocabulary");
+    tokenizer.read_tokens(reader);
+    tokenizer.read_merges();
     tokenizer.read_added(reader, tokenizer_config, vocab_size);
     return tokenizer;
 }
 
-void Tokenizer::fill_tables(const ByteReader &reader, std::size_t n_tokens, std::size_t n_merges,
-                            std::size_t end) {
-    const std::size_t begin = reader.position();
-    const std::size_t n_token_slots = slots_for(n_tokens), n_merge_slots = slots_for(n_merges);
+void Tokenizer::make_tables(const ByteReader &reader, std::size_t n_tokens, std::size_t n_merges) {
+    const std::size_t n_slots = slots_for(n_tokens);
     const std::size_t n_bytes =
-        n_tokens * sizeof(Token) + n_merges * sizeof(Merge) + (n_token_slots + n_merge_slots) * sizeof(Slot);
+        n_tokens * sizeof(Token) + n_merges * sizeof(Merge) + n_slots * (sizeof(std::uint32_t) + 1) + window;
     if (n_bytes > reader.size() + max_extra_bytes) {
         reader.fail("vocabulary", std::to_string(n_tokens) + " tokens and " + std::to_string(n_merges) +
                                       " merges need tables larger than the file: the file is corrupt");
@@ -334,72 +405,100 @@ void Tokenizer::fill_tables(const ByteReader &reader, std::size_t n_tokens, std:
     tables_ = build_arena("tokenizer", [&](ArenaCursor &cursor) {
         tokens_ = {cursor.take<Token>(n_tokens), n_tokens};
         merges_ = {cursor.take<Merge>(n_merges), n_merges};
-        token_slots_ = {cursor.take<Slot>(n_token_slots), n_token_slots};
-        merge_slots_ = {cursor.take<Slot>(n_merge_slots), n_merge_slots};
+        slots_ = {cursor.take<std::uint32_t>(n_slots), n_slots};
+        fingerprints_ = {cursor.take<std::uint8_t>(n_slots + window), n_slots + window};
     });
+}
 
-    ByteReader section = reader;
-    section_ = section.text(end - begin, "vocabulary");
-    const auto crowded = [&](std::size_t offset) {
-        reader.fail("vocabulary", begin + offset, "too many texts with the same hash: the file is corrupt");
-    };
+// The records were checked one by one when they were counted.
+void Tokenizer::read_tokens(const ByteReader &reader) {
+    const std::size_t begin = reader.position() - section_.size();
+    std::uint32_t offset = 0;
+    for (std::uint32_t id = 0; id < tokens_.size(); ++id) {
+        offset += static_cast<std::uint32_t>(sizeof(std::int32_t));
+        tokens_[id] = {offset, 0};
+        const std::string_view text = token_text(tokens_[id]);
+        offset += static_cast<std::uint32_t>(text.size());
+        const auto type = load<std::uint8_t>(section_.data() + offset++);
+        if (type == type_normal) {
+            if (const Place place = find(text); place.slot == no_slot) {
+                reader.fail("vocabulary", begin + tokens_[id].offset,
+                            "too many texts with the same hash: the file is corrupt");
+            } else if (place.taken) {
+                tokens_[id].merge = not_found;
+            } else {
+                slots_[place.slot] = id;
+                fingerprints_[place.slot] = place.fingerprint;
+                // The first are repeated behind the last, so that a window may reach over the end.
+                if (place.slot < window) fingerprints_[slots_.size() + place.slot] = place.fingerprint;
+            }
+            continue;
+        }
+        tokens_[id].merge = not_found;
+        if (text.size() > max_added_bytes || !is_utf8(text)) {
+            reader.fail("vocabulary entry's text", begin + tokens_[id].offset,
+                        "an added token must be UTF-8 of at most " + std::to_string(max_added_bytes) +
+                            " bytes");
+        }
+        if (added_.size() == max_added_tokens) {
+            reader.fail("vocabulary", begin + tokens_[id].offset, too_many_added());
+        }
+        added_.push_back({static_cast<std::int32_t>(id), std::string(text), type == type_control});
+    }
+    merges_at_ = offset + static_cast<std::uint32_t>(sizeof(std::int32_t));  // behind the terminator
+}
 
-    // The records were checked one by one when they were counted.
-    std::size_t position = 0;
-    const auto next_text = [&] {
-        const auto length = static_cast<std::uint32_t>(load<std::int32_t>(section_.data() + position));
-        position += sizeof(std::int32_t);
-        const std::string_view text = section_.substr(position, length);
-        position += text.size();
-        return text;
-    };
-    for (std::uint32_t id = 0; id < n_tokens; ++id) {
-        const std::string_view text = next_text();
-        const auto offset = static_cast<std::uint32_t>(position - text.size());
-        const std::uint8_t type = load<std::uint8_t>(section_.data() + position++);
-        tokens_[id] = {offset, static_cast<std::uint16_t>(text.size()), type};
-        if (type != type_normal) continue;
-        const std::uint64_t hash = hash_text(text);
-        Slot *slot =
-            find_slot(token_slots_, hash, [&](std::uint32_t i) { return token_text(tokens_[i]) == text; });
-        if (slot == nullptr) crowded(offset);
-        if (slot->index_plus_one == 0) *slot = {static_cast<std::uint32_t>(hash >> 32), id + 1};
+void Tokenizer::read_merges() {
+    std::array<char, max_token_bytes + word_padding> joined{};  // padded for its words
+    std::size_t position = merges_at_;
+    std::size_t product = 0;  // of the last merge
+    for (std::uint32_t rank = 0; rank < merges_.size(); ++rank) {
+        const auto length = static_cast<std::size_t>(load<std::int32_t>(section_.data() + position));
+        const std::string_view merge = section_.substr(position + sizeof(std::int32_t), length);
+        position += sizeof(std::int32_t) + length;
+        // Trained vocabularies list the products in the order of the merges.
+        std::size_t left_length = product + 1 < tokens_.size() ? split_of(merge, tokens_[product + 1]) : 0;
+        if (left_length != 0) {
+            ++product;
+        } else {
+            left_length = merge.find(' ', 1);
+            if (length - 1 > std::size_t{max_token_bytes}) continue;
+            const auto rest = std::ranges::copy(merge.substr(0, left_length), joined.begin()).out;
+            std::ranges::copy(merge.substr(left_length + 1), rest);
+            const std::string_view text(joined.data(), length - 1);
+            const auto id = find_token(text);
+            if (!id) continue;
+            product = static_cast<std::size_t>(*id);
+        }
+        note_merge(tokens_[product], rank, static_cast<std::uint16_t>(left_length));
     }
-    position += sizeof(std::int32_t);  // the terminator
-    for (std::uint32_t rank = 0; rank < n_merges; ++rank) {
-        const std::string_view text = next_text();
-        const std::size_t space = text.find(' ', 1);
-        const std::string_view left = text.substr(0, space), right = text.substr(space + 1);
-        const auto offset = static_cast<std::uint32_t>(position - text.size());
-        merges_[rank] = {offset, static_cast<std::uint16_t>(left.size()),
-                         static_cast<std::uint16_t>(right.size())};
-        const std::uint64_t hash = hash_pair(hash_text(left), hash_text(right));
-        Slot *slot =
-            find_slot(merge_slots_, hash, [&](std::uint32_t i) { return is_merge(merges_[i], left, right); });
-        if (slot == nullptr) crowded(offset);
-        *slot = {static_cast<std::uint32_t>(hash >> 32), rank + 1};
-    }
+}
+
+// The length of the left side if `token` is the merge's product, else 0.
+std::size_t Tokenizer::split_of(std::string_view merge, const Token &token) const {
+    const std::string_view text = token_text(token);
+    if (text.size() + 1 != merge.size() || token.merge == not_found) return 0;
+    const auto end = static_cast<std::size_t>(merge.data() + merge.size() - section_.data());
+    if (section_.size() - end < word_padding) return 0;
+    // The token has no spaces, so the merge's first stands where they begin to differ.
+    const std::size_t split = first_difference(text.data(), merge.data(), text.size());
+    if (split == 0 || split == text.size() || merge[split] != ' ') return 0;
+    const std::size_t n_right = text.size() - split;
+    const char *right = merge.data() + split + 1;
+    return first_difference(text.data() + split, right, n_right) == n_right ? split : 0;
+}
+
+void Tokenizer::note_merge(Token &token, std::uint32_t rank, std::uint16_t left_length) {
+    std::uint32_t *link = &token.merge;
+    while (*link != 0 && merges_[*link - 1].left_length != left_length) link = &merges_[*link - 1].next;
+    // Of the same merge the last rank is used.
+    merges_[rank] = {*link == 0 ? 0 : merges_[*link - 1].next, left_length};
+    *link = rank + 1;
 }
 
 void Tokenizer::read_added(const ByteReader &reader, std::optional<JsonView> tokenizer_config,
                            std::int32_t vocab_size) {
-    const auto full = [this] { return added_.size() == max_added_tokens; };
-    const std::string too_many = "more than " + std::to_string(max_added_tokens) + " added tokens";
-
     const std::size_t begin = reader.position() - section_.size();
-    for (std::size_t id = 0; id < tokens_.size(); ++id) {
-        const Token &token = tokens_[id];
-        if (token.type == type_normal) continue;
-        const std::string_view text = token_text(token);
-        if (text.size() > max_added_bytes || !is_utf8(text)) {
-            reader.fail("vocabulary entry's text", begin + token.offset,
-                        "an added token must be UTF-8 of at most " + std::to_string(max_added_bytes) +
-                            " bytes");
-        }
-        if (full()) reader.fail("vocabulary", begin + token.offset, too_many);
-        added_.push_back({static_cast<std::int32_t>(id), std::string(text), token.type == type_control});
-    }
-
     const auto decoder = tokenizer_config ? tokenizer_config->find("added_tokens_decoder") : std::nullopt;
     if (decoder) {
         const std::size_t n_listed = added_.size();
@@ -431,7 +530,7 @@ void Tokenizer::read_added(const ByteReader &reader, std::optional<JsonView> tok
                 if (special) listed->special = special->as_bool();
                 return;
             }
-            if (full()) key.fail(too_many);
+            if (added_.size() == max_added_tokens) key.fail(too_many_added());
             added_.push_back({id, std::move(content), special && special->as_bool()});
         });
     }
@@ -459,27 +558,45 @@ void Tokenizer::read_added(const ByteReader &reader, std::optional<JsonView> tok
 // ---- Looking up ----
 
 std::string_view Tokenizer::token_text(const Token &token) const {
-    return section_.substr(token.offset, token.length);
+    const char *text = section_.data() + token.offset;
+    return {text, static_cast<std::size_t>(load<std::int32_t>(text - sizeof(std::int32_t)))};
 }
 
-bool Tokenizer::is_merge(const Merge &merge, std::string_view left, std::string_view right) const {
-    return section_.substr(merge.offset, merge.left_length) == left &&
-           section_.substr(std::size_t{merge.offset} + merge.left_length + 1, merge.right_length) == right;
+Tokenizer::Place Tokenizer::find(std::string_view text) const {
+    constexpr std::uint64_t ones = 0x0101010101010101u, tops = 0x8080808080808080u;
+    const std::uint64_t hash = hash_text(text);
+    const auto fingerprint = static_cast<std::uint8_t>(hash >> 57 | 0x80);
+    const std::size_t mask = slots_.size() - 1;
+    const auto slot_at = [mask](std::size_t begin, std::uint64_t flags) {
+        return (begin + static_cast<std::size_t>(std::countr_zero(flags)) / 8) & mask;
+    };
+    for (std::size_t probe = 0; probe < max_probes; probe += window) {
+        const std::size_t begin = (hash + probe) & mask;
+        const auto found = load<std::uint64_t>(reinterpret_cast<const char *>(&fingerprints_[begin]));
+        // Flags the bytes that are equal, and some that are not: the text decides.
+        const std::uint64_t difference = found ^ ones * fingerprint;
+        for (std::uint64_t equal = (difference - ones) & ~difference & tops; equal != 0; equal &= equal - 1) {
+            const std::size_t slot = slot_at(begin, equal);
+            if (token_text(tokens_[slots_[slot]]) == text) return {slot, fingerprint, true};
+        }
+        if (const std::uint64_t empty = ~found & tops; empty != 0) {
+            return {slot_at(begin, empty), fingerprint, false};
+        }
+    }
+    return {no_slot, fingerprint, false};
 }
 
-std::optional<std::int32_t> Tokenizer::find_token(std::string_view text, std::uint64_t hash) const {
-    const Slot *slot =
-        find_slot(token_slots_, hash, [&](std::uint32_t i) { return token_text(tokens_[i]) == text; });
-    if (slot == nullptr || slot->index_plus_one == 0) return std::nullopt;
-    return static_cast<std::int32_t>(slot->index_plus_one - 1);
+std::optional<std::int32_t> Tokenizer::find_token(std::string_view text) const {
+    const Place place = find(text);
+    if (!place.taken) return std::nullopt;
+    return static_cast<std::int32_t>(slots_[place.slot]);
 }
 
-std::optional<std::uint32_t> Tokenizer::find_merge(std::string_view left, std::string_view right,
-                                                   std::uint64_t hash) const {
-    const Slot *slot =
-        find_slot(merge_slots_, hash, [&](std::uint32_t i) { return is_merge(merges_[i], left, right); });
-    if (slot == nullptr || slot->index_plus_one == 0) return std::nullopt;
-    return slot->index_plus_one - 1;
+std::optional<std::uint32_t> Tokenizer::find_merge(const Token &product, std::size_t left_length) const {
+    for (std::uint32_t next = product.merge; next != 0; next = merges_[next - 1].next) {
+        if (merges_[next - 1].left_length == left_length) return next - 1;
+    }
+    return std::nullopt;
 }
 
 const AddedToken *Tokenizer::find_added(std::int32_t id) const {
@@ -556,9 +673,6 @@ struct Tokenizer::Workspace {
         std::uint32_t begin, end;     // in spelling
         std::int32_t previous, next;  // -1: none
         std::int32_t id;              // -1: merged into the symbol on its left
-        std::uint64_t hash;           // of its text
-
-        std::string_view text(std::string_view spelling) const { return spelling.substr(begin, end - begin); }
     };
     struct Candidate {
         std::uint32_t rank;
@@ -572,7 +686,7 @@ struct Tokenizer::Workspace {
         }
     };
 
-    std::string spelling;  // in the byte alphabet
+    std::string spelling;  // in the byte alphabet, padded for its words
     std::vector<Symbol> symbols;
     std::vector<Candidate> candidates;  // a heap
 };
@@ -620,14 +734,14 @@ void Tokenizer::encode_word(std::string_view word, Workspace &work, std::vector<
     for (const char byte : word) {
         const ByteChar &spelt = alphabet.chars[static_cast<unsigned char>(byte)];
         const std::string_view text(spelt.utf8.data(), spelt.length);
-        const std::uint64_t hash = hash_text(text);
-        const auto id = find_token(text, hash);
+        const auto id = find_token(text);
         if (!id) continue;
         const auto begin = static_cast<std::uint32_t>(work.spelling.size());
         const auto index = static_cast<std::int32_t>(work.symbols.size());
         work.spelling += text;
-        work.symbols.push_back({begin, begin + spelt.length, index - 1, index + 1, *id, hash});
+        work.symbols.push_back({begin, begin + spelt.length, index - 1, index + 1, *id});
     }
+    work.spelling.append(word_padding, '\0');
     if (work.symbols.empty()) return;
     work.symbols.back().next = -1;
 
@@ -646,7 +760,6 @@ void Tokenizer::encode_word(std::string_view word, Workspace &work, std::vector<
         left.end = right.end;
         left.next = right.next;
         left.id = best.id;
-        left.hash = hash_text(left.text(work.spelling));
         right.id = -1;
         if (left.next >= 0) work.symbols[static_cast<std::size_t>(left.next)].previous = best.left;
         if (left.previous >= 0) push_candidate(left.previous, work);
@@ -662,13 +775,11 @@ void Tokenizer::push_candidate(std::int32_t left, Workspace &work) const {
     const Workspace::Symbol &first = work.symbols[static_cast<std::size_t>(left)];
     if (first.next < 0) return;
     const Workspace::Symbol &second = work.symbols[static_cast<std::size_t>(first.next)];
-    const std::string_view spelling = work.spelling;
-    const auto rank =
-        find_merge(first.text(spelling), second.text(spelling), hash_pair(first.hash, second.hash));
-    if (!rank) return;
-    const std::string_view merged = spelling.substr(first.begin, second.end - first.begin);
-    const auto id = find_token(merged, hash_text(merged));
+    const std::string_view merged(work.spelling.data() + first.begin, second.end - first.begin);
+    const auto id = find_token(merged);
     if (!id) return;
+    const auto rank = find_merge(tokens_[static_cast<std::size_t>(*id)], first.end - first.begin);
+    if (!rank) return;
     work.candidates.push_back({*rank, left, second.end, *id});
     std::ranges::push_heap(work.candidates, std::less<>{});
 }
