@@ -320,7 +320,7 @@ void unpack_nibbles(const std::byte *const rows[16], Size head, int bias, int n_
         __m512i groups[4];
         group_words(rows, at + head, groups);
         std::byte *out = tile + b * block_bytes;
-        UNROLL for (int g = 0; g < 4; ++g) {
+        UNROLL for (Size g = 0; g < 4; ++g) {
             const __m512i lower = _mm512_and_si512(groups[g], low);
             const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(groups[g], 4), low);
             _mm512_storeu_si512(out + g * lane_bytes, _mm512_add_epi8(lower, shift));
@@ -343,7 +343,7 @@ void unpack_bytes(const std::byte *const rows[16], int n_cols, __mmask16 present
             __m512i groups[4];
             group_words(rows, at + 2 + 16 * half, groups);
             std::byte *out = tile + b * block_bytes + half * 4 * lane_bytes;
-            UNROLL for (int g = 0; g < 4; ++g) {
+            UNROLL for (Size g = 0; g < 4; ++g) {
                 _mm512_storeu_si512(out + g * lane_bytes, _mm512_xor_si512(groups[g], flip));
             }
         }
@@ -470,7 +470,7 @@ void pack_quants(const float *x, Size stride, int n_rows, int n_cols, std::byte 
 template <int Planes, int T, bool Offsets> void quant_products(const std::byte *tile, int n_rows,
                                                                const std::byte *panel, int n_cols,
                                                                bool accumulate, float *out, Size out_stride) {
-    constexpr int planes = Planes * T;
+    constexpr Size planes = Planes * T;
     __m512 sums[T];
     UNROLL for (int t = 0; t < T; ++t) sums[t] = _mm512_setzero_ps();
     const std::byte *scales = tile + scales_at(n_cols);
@@ -479,10 +479,10 @@ template <int Planes, int T, bool Offsets> void quant_products(const std::byte *
         const std::byte *corrections = panel + 32 * planes;
         const std::byte *row_scales = corrections + 4 * planes;
         __m512i products[planes];
-        UNROLL for (int p = 0; p < planes; ++p) products[p] = broadcast_word(corrections + 4 * p);
-        UNROLL for (int g = 0; g < 8; ++g) {
+        UNROLL for (Size p = 0; p < planes; ++p) products[p] = broadcast_word(corrections + 4 * p);
+        UNROLL for (Size g = 0; g < 8; ++g) {
             const __m512i w = _mm512_loadu_si512(tile + g * lane_bytes);
-            UNROLL for (int p = 0; p < planes; ++p) {
+            UNROLL for (Size p = 0; p < planes; ++p) {
                 products[p] =
                     _mm512_dpbusd_epi32(products[p], w, broadcast_word(panel + 4 * (g * planes + p)));
             }
@@ -679,7 +679,7 @@ void stream_rows(const std::byte *rows, Size row_bytes, int n_cols, const std::b
             // Not a byte behind the last row: the mapping may end there.
             const __m512i packed =
                 i + 1 < n_registers ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi8(tail_mask, at);
-            _mm_prefetch(reinterpret_cast<const char *>(ahead + r * lane_bytes), _MM_HINT_T0);
+            _mm_prefetch(reinterpret_cast<const char *>(ahead + size(r) * lane_bytes), _MM_HINT_T0);
             sums[r] = stream_step<BlockBytes>(packed, before[r], x, sums[r]);
             before[r] = packed;
         }

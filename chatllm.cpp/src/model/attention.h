@@ -28,7 +28,7 @@ struct KeysValues {
 // Gimelshein (2018), so that its memory does not grow with the context.
 class Attention {
 public:
-    static constexpr int tile_keys = 64;  // divides the blocks of the KV cache
+    static constexpr int tile_keys = 128;  // divides the blocks of the KV cache
 
     // Scratch for every thread, from `arena`.
     void layout(ArenaCursor &arena, const AttentionShape &shape, const Kernels &kernels, int n_threads) {
@@ -36,7 +36,7 @@ public:
         const auto width = static_cast<std::size_t>(padded(shape.head_width, kernels));
         const auto panel = static_cast<std::size_t>(kernels.single.panel_rows);
         const auto n_rows = static_cast<std::size_t>(group() * query_block(kernels));
-        per_thread_ = n_rows * width + 2 * tile_keys * width + 2 * panel * tile_keys + 2 * n_rows + width;
+        per_thread_ = 2 * n_rows * width + 2 * tile_keys * width + 2 * panel * tile_keys + 2 * n_rows + width;
         scratch_ = arena.take<float>(per_thread_ * static_cast<std::size_t>(n_threads));
     }
 
@@ -81,8 +81,9 @@ private:
         const float scale = 1.0f / std::sqrt(static_cast<float>(width));
         const int n_rows = group() * query_block(kernels);
 
-        float *queries = scratch;  // panels of [width, rows]
-        float *key_tiles = queries + n_rows * padded_width;
+        float *queries = scratch;                         // panels of [width, rows]
+        float *values = queries + n_rows * padded_width;  // weighted sums of them, [rows, padded_width]
+        float *key_tiles = values + n_rows * padded_width;
         float *value_tiles = key_tiles + tile_keys * padded_width;  // tiles of [keys, tile_rows]
         float *scores = value_tiles + tile_keys * padded_width;     // [panel_rows, tile_keys]
         float *weights = scores + panel_rows * tile_keys;           // a panel of [keys, rows]
@@ -108,7 +109,6 @@ private:
             for (int t = 0; t < rows; ++t) {
                 maxima[row + t] = -std::numeric_limits<float>::infinity();
                 sums[row + t] = 0;
-                std::fill_n(out + at + static_cast<std::size_t>(t) * stride, width, 0.0f);
             }
         });
 
@@ -122,7 +122,7 @@ private:
             } else {
                 unpack_values(kernels, tile, n_tile, value_tiles);
             }
-            for_panels([&](int row, int begin, int rows, std::size_t at) {
+            for_panels([&](int row, int begin, int rows, std::size_t) {
                 if (n_keys(first + begin + rows - 1) <= key) return;
                 for (int i = 0; i < n_tile; i += kernels.tile_rows) {
                     arithmetic.multiply(reinterpret_cast<const std::byte *>(key_tiles + i * padded_width),
@@ -142,20 +142,24 @@ private:
                     largest = maximum;
                     sums[row + t] = sums[row + t] * correction + kernels.exponentials(score, maximum, n_seen);
                     if (key > 0 && correction != 1.0f)
-                        kernels.scale(out + at + static_cast<std::size_t>(t) * stride, correction, width);
+                        kernels.scale(values + (row + t) * padded_width, correction, width);
                 }
                 arithmetic.pack(scores, tile_keys, rows, n_tile, reinterpret_cast<std::byte *>(weights));
                 for (int c = 0; c < width; c += kernels.tile_rows) {
                     arithmetic.multiply(reinterpret_cast<const std::byte *>(value_tiles + c * tile_keys),
                                         std::min(kernels.tile_rows, width - c),
-                                        reinterpret_cast<const std::byte *>(weights), rows, n_tile, true,
-                                        out + at + c, stride);
+                                        reinterpret_cast<const std::byte *>(weights), rows, n_tile, key > 0,
+                                        values + row * padded_width + c,
+                                        static_cast<std::size_t>(padded_width));
                 }
             });
         }
         for_panels([&](int row, int, int rows, std::size_t at) {
-            for (int t = 0; t < rows; ++t)
-                kernels.scale(out + at + static_cast<std::size_t>(t) * stride, 1.0f / sums[row + t], width);
+            for (int t = 0; t < rows; ++t) {
+                float *to = out + at + static_cast<std::size_t>(t) * stride;
+                std::copy_n(values + (row + t) * padded_width, width, to);
+                kernels.scale(to, 1.0f / sums[row + t], width);
+            }
         });
     }
 

@@ -6,7 +6,8 @@
 namespace chatllm {
 namespace {
 
-constexpr int most_chunk_tiles = 4;                                 // few enough that abort is seen in time
+constexpr int most_chunk_tiles = 4;  // few enough that abort is seen in time
+constexpr int most_vector_rows = 1024;
 constexpr std::int64_t vector_chunk_bytes = std::int64_t{1} << 15;  // of weights: some microseconds of memory
 
 constexpr std::size_t aligned(std::size_t bytes) {
@@ -75,6 +76,39 @@ private:
     };
     Part parts_[2];
     std::size_t bytes_;
+};
+
+// Rows of several products cut into chunks, one product after the other; for swiglu, of both at once.
+class Compute::Chunks {
+public:
+    struct Chunk {
+        std::span<const Product> products;
+        int first;  // row
+        int last;
+    };
+
+    Chunks(std::span<const Product> products, Finish finish, int step)
+        : products_(products), together_(finish == Finish::swiglu), step_(step) {
+        for (const Product &each : together_ ? products.first(1) : products) size_ += chunks_of(each);
+    }
+
+    int size() const { return size_; }
+
+    Chunk operator[](int index) const {
+        std::size_t part = 0;
+        for (; index >= chunks_of(products_[part]); ++part) index -= chunks_of(products_[part]);
+        const int first = index * step_;
+        return {together_ ? products_ : products_.subspan(part, 1), first,
+                std::min(first + step_, products_[part].weight->rows())};
+    }
+
+private:
+    int chunks_of(const Product &each) const { return (each.weight->rows() + step_ - 1) / step_; }
+
+    std::span<const Product> products_;
+    bool together_;
+    int step_;
+    int size_ = 0;
 };
 
 Compute::Compute(const Kernels &kernels, int n_threads, int widest_row, bool rounded)
@@ -171,33 +205,22 @@ void Compute::multiply_vector(const float *x, std::span<const Product> products,
                               Finish finish, std::byte *prepared) {
     const int n_cols = products[0].weight->cols();
     kernel.prepare(x, n_cols, prepared);
-    // Chunks of rows of all the products, one product after the other; for swiglu, of both at once.
-    const int n_parts = finish == Finish::swiglu ? 1 : static_cast<int>(products.size());
-    const std::int64_t row_bytes = static_cast<std::int64_t>(products[0].weight->row_bytes());
-    const auto step =
-        static_cast<int>(std::clamp<std::int64_t>(vector_chunk_bytes / row_bytes / 4 * 4, 4, 1024));
-    int n_chunks = 0;
-    for (int part = 0; part < n_parts; ++part)
-        n_chunks += (products[static_cast<std::size_t>(part)].weight->rows() + step - 1) / step;
-    pool_.run(n_chunks, [&](int chunk, int) {
-        std::size_t part = 0;
-        int n_part_chunks = (products[0].weight->rows() + step - 1) / step;
-        while (chunk >= n_part_chunks) {
-            chunk -= n_part_chunks;
-            ++part;
-            n_part_chunks = (products[part].weight->rows() + step - 1) / step;
-        }
-        const auto done = finish == Finish::swiglu ? products : products.subspan(part, 1);
-        const int first = chunk * step;
-        const int last = std::min(first + step, done[0].weight->rows());
-        for (const Product &each : done) {
-            float sums[1024];
+    const auto row_bytes = static_cast<std::int64_t>(products[0].weight->row_bytes());
+    const auto step = static_cast<int>(
+        std::clamp<std::int64_t>(vector_chunk_bytes / row_bytes / 4 * 4, 4, most_vector_rows));
+    const Chunks chunks(products, finish, step);
+    std::size_t n_bytes = 0;
+    for (const Product &each : products) n_bytes += each.weight->n_bytes;
+    share(chunks.size(), n_bytes, [&](int index, int) {
+        const auto [parts, first, last] = chunks[index];
+        for (const Product &each : parts) {
+            float sums[most_vector_rows];
             float *out = each.accumulate ? sums : each.out + first;
             kernel.multiply(each.weight->row(first), each.weight->row_bytes(), last - first, n_cols, prepared,
                             out);
             if (each.accumulate) kernels_.add(each.out + first, sums, last - first);
         }
-        finish_rows(done, first, last, 1, finish);
+        finish_rows(parts, first, last, 1, finish);
     });
 }
 
@@ -215,39 +238,30 @@ void Compute::multiply_panels(const float *x, int n, int n_precise, std::span<co
     });
 
     const int tile_rows = kernels_.tile_rows;
-    const int n_parts = finish == Finish::swiglu ? 1 : static_cast<int>(products.size());
     int n_tiles = 0;
-    for (int part = 0; part < n_parts; ++part)
-        n_tiles += (products[static_cast<std::size_t>(part)].weight->rows() + tile_rows - 1) / tile_rows;
-    const int step = tile_rows * std::clamp(n_tiles / (8 * pool_.size()), 1, most_chunk_tiles);
-    const auto chunks_of = [&](const Product &each) { return (each.weight->rows() + step - 1) / step; };
-    int n_chunks = 0;
-    for (int part = 0; part < n_parts; ++part)
-        n_chunks += chunks_of(products[static_cast<std::size_t>(part)]);
+    for (const Product &each : products) n_tiles += (each.weight->rows() + tile_rows - 1) / tile_rows;
+    const Chunks chunks(products, finish,
+                        tile_rows * std::clamp(n_tiles / (8 * n_threads()), 1, most_chunk_tiles));
 
-    pool_.run(n_chunks, [&](int chunk, int thread) {
-        std::size_t part = 0;
-        for (; chunk >= chunks_of(products[part]); ++part) chunk -= chunks_of(products[part]);
-        const auto done = finish == Finish::swiglu ? products : products.subspan(part, 1);
-        const int first = chunk * step;
-        const int end = std::min(first + step, done[0].weight->rows());
+    pool_.run(chunks.size(), [&](int index, int thread) {
+        const auto [parts, first, end] = chunks[index];
         std::byte *unpacked = tile(thread);
-        for (const Product &each : done) {
+        for (const Product &each : parts) {
             const int n_rows = each.weight->rows();
             for (int row = first; row < end; row += tile_rows) {
                 const int count = std::min(tile_rows, end - row);
                 last.unpack(weight.type, each.weight->row(row), each.weight->row_bytes(), count, n_cols,
                             unpacked);
                 prefetch_rows(*each.weight, row + tile_rows, tile_rows);
-                for (int index = 0; index < panels.size(); ++index) {
-                    const Panel panel = panels[index];
+                for (int i = 0; i < panels.size(); ++i) {
+                    const Panel panel = panels[i];
                     panel.arithmetic->multiply(unpacked, count, buffer + panel.offset, panel.count, n_cols,
                                                each.accumulate, each.out + product(panel.first, n_rows) + row,
                                                static_cast<std::size_t>(n_rows));
                 }
             }
         }
-        finish_rows(done, first, end, n, finish);
+        finish_rows(parts, first, end, n, finish);
     });
 }
 

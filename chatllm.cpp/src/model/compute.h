@@ -74,9 +74,22 @@ public:
         });
     }
 
+    // Calls task(chunk, thread) for every chunk, on all threads only if reading `n_bytes` is worth waking
+    // them.
+    template <typename Task> void share(int n_chunks, std::size_t n_bytes, Task &&task) {
+        if (n_bytes >= least_shared_bytes) return pool_.run(n_chunks, task);
+        pool_.run(1, [&](int, int thread) {
+            for (int chunk = 0; chunk < n_chunks; ++chunk) task(chunk, thread);
+        });
+    }
+
 private:
+    // Some ten microseconds of one thread, against one or two for calling another.
+    static constexpr std::size_t least_shared_bytes = std::size_t{128} << 10;
+
     struct Panel;
     class Panels;
+    class Chunks;
 
     void count(const Tensor &weight, int n);
     void multiply_vector(const float *x, std::span<const Product> products, const VectorProduct &kernel,

@@ -163,7 +163,9 @@ void Decoder::attend_one(Compute &compute, KvCache &cache, const Workspace &work
     const int width = config_.head_width;
     const int group = config_.n_heads / config_.n_kv_heads;
     const float scale = 1.0f / std::sqrt(static_cast<float>(width));
-    compute.pool().run(config_.n_kv_heads, [&](int head, int thread) {
+    const auto cache_bytes = product(config_.n_kv_heads, width) * 2 * sizeof(std::uint16_t) *
+                             static_cast<std::size_t>(position + 1);
+    compute.share(config_.n_kv_heads, cache_bytes, [&](int head, int thread) {
         const auto at = product(head, width);
         float *query = work.query_ + product(head * group, width);
         norm_and_rotate(kernels, work, weights.query_norm, group, 0, query);
