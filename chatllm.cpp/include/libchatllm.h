@@ -3,16 +3,16 @@
  * Threads: an object may be used by one thread at a time; different objects by different threads at once.
  * Only chatllm_abort_generation and chatllm_destroy may be called while another call on the same object runs,
  * and nothing once chatllm_destroy has been called. Callbacks come on the calling thread, before the call
- * returns; within them only statistics, tokenize, detokenize, get_cursor and abort may be called on the same
- * object, anything else is an error line. Strings are UTF-8 and borrowed for the call. There is no
- * process-wide state.
+ * returns; within them only statistics, memory_needs, tokenize, detokenize, get_cursor, set_gen_max_tokens
+ * and abort may be called on the same object, anything else is an error line. Strings are UTF-8 and borrowed
+ * for the call. There is no process-wide state.
  *
  *     struct chatllm_obj *obj = chatllm_create();
  *     chatllm_append_param(obj, "-m");
  *     chatllm_append_param(obj, "model.bin");
- *     if (chatllm_start(obj, print, end, user) == 0)                   // loads; a failure goes to print as
- * type 2 chatllm_user_input(obj, "{{audio:/clips/a.wav}}");            // text goes to print as type 0, then
- * end chatllm_destroy(obj);                                            // always: gives everything back
+ *     if (chatllm_start(obj, print, end, user) == 0)             // loads; a failure is a line of type 2
+ *         chatllm_user_input(obj, "{{audio:/clips/a.wav}}");     // text comes as type 0, then end
+ *     chatllm_destroy(obj);                                      // always: gives everything back
  */
 #ifndef LIBCHATLLM_H
 #define LIBCHATLLM_H
@@ -59,8 +59,7 @@ CHATLLM_API struct chatllm_obj *chatllm_create(void);
  *   --set language NAME|CODE     "auto" by default
  *   --set encoder_window windowed|full   attention of the encoder; windowed, as trained, by default
  *   --preload                    the load reads and maps all weights; else they are read as they are used
- *   --lock                       the same, and keeps them in memory until unload (RLIMIT_MEMLOCK must allow
- * it)
+ *   --lock                       the same, and keeps them in memory until unload, if RLIMIT_MEMLOCK allows
  *   --max_new_tokens N           512 by default; -1: as many as fit
  *   --temp T, --seed N           T = 0, greedy, by default
  *   --multimedia_file_tags OPEN CLOSE    "{{" and "}}" by default

@@ -72,8 +72,9 @@ MemoryNeeds Session::memory_needs(double seconds, int n_new_tokens) const {
         Clip::min_samples, static_cast<std::size_t>(std::min(seconds, most_seconds) * LogMel::sample_rate));
     const int n_frames = LogMel::n_frames(n_samples);
     const int n_audio = encoder_.n_tokens(n_frames);
-    constexpr int n_words = 32;  // of a prompt beside the audio, some more than are there
-    const int n_prompt = std::min(n_audio + n_words, max_length_);
+    const Piece audio{Piece::Kind::audio_path, {}};
+    const auto n_words = static_cast<std::int64_t>(build_prompt({audio}, 0).ids.size());
+    const auto n_prompt = static_cast<int>(std::min<std::int64_t>(n_audio + n_words, max_length_));
     const int n_positions =
         n_new_tokens < 0
             ? max_length_
@@ -146,7 +147,7 @@ void Session::run(const std::vector<Piece> &pieces, const std::function<void(con
     compute_.pool().clear_abort();
     statistics_ = {};
     compute_.stages().clear();
-    cursor_ = 0;
+    restart();  // what the last context took is not kept beside the encoder's workspace
     random_state_ = options_.seed;
 
     const auto is_audio = [](const Piece &piece) { return piece.kind != Piece::Kind::text; };
@@ -239,7 +240,7 @@ void Session::prefill(const Prompt &prompt, const float *audio, Decoder::Workspa
             }
         }
         // The answer's beginning, which the first tokens hang on.
-        const int n_precise = first + n == n_prompt ? n_precise_positions : 0;
+        const int n_precise = std::clamp(first + n - (n_prompt - n_precise_positions), 0, n);
         decoder_.run(compute_, cache_, work, first, n, n_precise);
         cursor_ = first + n;
     }
@@ -252,20 +253,25 @@ void Session::generate(int limit, Decoder::Workspace &work,
     const auto say = [&](const std::string &text) {
         if (!text.empty()) emit(text);
     };
+    std::int32_t id = 0;
     int n_batch = (statistics_.n_prompt_tokens - 1) % Decoder::max_batch + 1;
     for (int step = 0; step < limit; ++step) {
-        // The first token is what its reader waits for: it has a stage of its own.
-        const Stages::Timer timer(compute_.stages(), step == 0 ? Stage::first_token : Stage::decode);
         compute_.pool().check_abort();
-        if (step > 0) {
-            cache_.reserve(cursor_ + 1);
-            decoder_.run(compute_, cache_, work, cursor_, 1, 1);
-            n_batch = 1;
-            ++cursor_;
+        std::span<const float> logits;
+        {
+            // The first token is what its reader waits for: it has a stage of its own.
+            const Stages::Timer timer(compute_.stages(), step == 0 ? Stage::first_token : Stage::decode);
+            if (step > 0) {
+                decoder_.embed(id, work.embeddings());
+                cache_.reserve(cursor_ + 1);
+                decoder_.run(compute_, cache_, work, cursor_, 1, 1);
+                n_batch = 1;
+                ++cursor_;
+            }
+            logits = decoder_.logits(compute_, work, n_batch);
+            id = choose(logits);
         }
-        const std::span<const float> logits = decoder_.logits(compute_, work, n_batch);
         trace.show("logits", logits.data(), {static_cast<std::int64_t>(logits.size())});
-        const std::int32_t id = choose(logits);
         ++statistics_.n_generated_tokens;
         const auto shown = static_cast<float>(id);
         trace.show("token", &shown, {1});
@@ -275,7 +281,6 @@ void Session::generate(int limit, Decoder::Workspace &work,
             tokenizer.append_bytes(id, bytes);
             say(characters.feed(bytes));
         }
-        decoder_.embed(id, work.embeddings());
     }
     say(characters.flush());
 }

@@ -25,6 +25,7 @@ struct Settings {
     std::map<std::string, TensorType, std::less<>> types{};  // of single tensors, by name
     int ffn_width = 64;  // of encoder and decoder; 256 where rows of q4_K are wanted
     int max_length = 512;
+    int channels = 8;  // of the convolutions
 };
 
 struct Model {
@@ -53,7 +54,6 @@ inline constexpr std::array added_tokens{"<|endoftext|>", "<|im_start|>",  "<|im
 inline constexpr std::array merges{"s y", "sy s", "u s", "us e", "use r", "l a", "la n"};
 inline constexpr int width = 64;
 inline constexpr int n_mel_bands = 128;
-inline constexpr int channels = 8;
 inline constexpr int head_width = 32;
 
 // GPT-2's byte alphabet: printable bytes stand for themselves, the others for the characters from U+0100 on.
@@ -138,8 +138,9 @@ private:
         }
         return R"({"config.json": {"support_languages": ["Chinese", "English"], "thinker_config": {"audio_config": )"
                R"({"d_model": 64, "encoder_layers": 1, "encoder_attention_heads": 1, "encoder_ffn_dim": )" +
-               std::to_string(settings_.ffn_width) +
-               R"(, "num_mel_bins": 128, "downsample_hidden_size": 8, "n_window": 50, "n_window_infer": 800}, )"
+               std::to_string(settings_.ffn_width) + R"(, "num_mel_bins": 128, "downsample_hidden_size": )" +
+               std::to_string(settings_.channels) +
+               R"(, "n_window": 50, "n_window_infer": 800}, )"
                R"("text_config": {"rms_norm_eps": 1e-06}}}, "tokenizer_config.json": {"added_tokens_decoder": {)" +
                added +
                R"(}}, "preprocessor_config.json": {"n_fft": 400, "hop_length": 160, "feature_size": 128}, )"
@@ -170,6 +171,7 @@ private:
 
     void tensors() {
         const int ffn = settings_.ffn_width;
+        const int channels = settings_.channels;
         const auto affine = [&](const std::string &name, std::vector<int> dims) {
             const int n = dims.front();
             matrix(name + ".weight", std::move(dims));

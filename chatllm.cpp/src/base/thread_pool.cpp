@@ -46,7 +46,7 @@ ThreadPool::~ThreadPool() { stop(); }
 
 void ThreadPool::stop() {
     stopping_.store(true, std::memory_order_relaxed);
-    epoch_.fetch_add(1, std::memory_order_release);
+    epoch_.fetch_add(1);
     epoch_.notify_all();
     threads_.clear();
 }
@@ -73,7 +73,7 @@ void ThreadPool::run_job(int n_chunks, Job job) {
         const std::uint64_t end = n * (i + 1) / stretches_.size();
         stretches_[i].claims.store(end << 32 | begin, std::memory_order_release);
     }
-    epoch_.fetch_add(1, std::memory_order_release);
+    epoch_.fetch_add(1);
     epoch_.notify_all();
     work_on_claimed_chunks(0);
     for (auto left = n_left_.load(std::memory_order_acquire); left != 0;)
@@ -97,7 +97,7 @@ void ThreadPool::work_on_stretch(Stretch &stretch, int thread) {
         // An aborted job still counts its chunks, so that its end is seen.
         if (!aborted_.load(std::memory_order_relaxed))
             job_.call(job_.context, static_cast<int>(static_cast<std::uint32_t>(claims)), thread);
-        if (n_left_.fetch_sub(1, std::memory_order_acq_rel) == 1) n_left_.notify_one();
+        if (n_left_.fetch_sub(1) == 1) n_left_.notify_one();
         claims = stretch.claims.load(std::memory_order_acquire);
     }
 }

@@ -936,7 +936,7 @@ Kernels make_table(bool bf16) {
                    unpack_quant_tile, pack_quants<1>,   multiply_quick};
     table.vector_product = vector_product;
     table.interleave = interleave;
-    table.round_to_half = round_to_half;
+    if (bf16) table.round_to_half = round_to_half;
     table.attention_scores = attention_scores;
     table.attention_values = attention_values;
     table.gelu = gelu;

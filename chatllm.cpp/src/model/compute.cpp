@@ -6,7 +6,9 @@
 namespace chatllm {
 namespace {
 
-constexpr int most_chunk_tiles = 4;  // few enough that abort is seen in time
+// Of a chunk of many rows, few enough that an abort is seen in time.
+constexpr int most_chunk_tiles = 4;
+constexpr std::int64_t most_chunk_operations = std::int64_t{1} << 31;
 constexpr int most_vector_rows = 1024;
 constexpr std::int64_t vector_chunk_bytes = std::int64_t{1} << 15;  // of weights: some microseconds of memory
 
@@ -59,8 +61,9 @@ public:
     Panel operator[](int index) const {
         const Part &part = index < parts_[0].n_panels ? parts_[0] : parts_[1];
         const int i = index < parts_[0].n_panels ? index : index - parts_[0].n_panels;
-        const int begin = i * part.count / part.n_panels;
-        const int end = (i + 1) * part.count / part.n_panels;
+        const auto bound = [&](std::int64_t k) { return static_cast<int>(k * part.count / part.n_panels); };
+        const int begin = bound(i);
+        const int end = bound(i + 1);
         return {part.arithmetic, part.first + begin, end - begin,
                 part.offset + static_cast<std::size_t>(begin) * part.row_bytes};
     }
@@ -240,8 +243,10 @@ void Compute::multiply_panels(const float *x, int n, int n_precise, std::span<co
     const int tile_rows = kernels_.tile_rows;
     int n_tiles = 0;
     for (const Product &each : products) n_tiles += (each.weight->rows() + tile_rows - 1) / tile_rows;
-    const Chunks chunks(products, finish,
-                        tile_rows * std::clamp(n_tiles / (8 * n_threads()), 1, most_chunk_tiles));
+    const std::int64_t tile_operations = 2 * std::int64_t{n} * n_cols * tile_rows;
+    const auto most_tiles = static_cast<int>(
+        std::clamp<std::int64_t>(most_chunk_operations / tile_operations, 1, most_chunk_tiles));
+    const Chunks chunks(products, finish, tile_rows * std::clamp(n_tiles / (8 * n_threads()), 1, most_tiles));
 
     pool_.run(chunks.size(), [&](int index, int thread) {
         const auto [parts, first, end] = chunks[index];

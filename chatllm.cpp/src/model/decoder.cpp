@@ -240,7 +240,7 @@ void Decoder::run_layer(Compute &compute, KvCache &cache, Workspace &work, int l
     // Two products, of a query with a key and of a weight with a value, for each pair that sees each other.
     const std::int64_t n_pairs = std::int64_t{n} * first + std::int64_t{n} * (n + 1) / 2;
     compute.stages().add(
-        {.f32_operations = 4 * n_pairs * query_width,
+        {.bf16_operations = 4 * n_pairs * query_width,  // the cache is f16
          .bytes = std::int64_t{2} * (first + n) * key_width * std::int64_t{sizeof(std::uint16_t)}});
     linear(work.attended_, query_width, {{weights.output, nullptr, work.x_, true}});
 

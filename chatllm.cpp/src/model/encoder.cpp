@@ -20,6 +20,12 @@ constexpr int n_panels = 2;            // of positions that meet a tile of weigh
 constexpr int halved(int n) { return (n + 1) / 2; }
 constexpr int halved_thrice(int n) { return halved(halved(halved(n))); }
 
+void count_convolution(Compute &compute, const Tensor &weight, std::int64_t operations) {
+    Work done{.bytes = static_cast<std::int64_t>(weight.n_bytes)};
+    (weight.type == Storage::f16 ? done.bf16_operations : done.f32_operations) = operations;
+    compute.stages().add(done);
+}
+
 }  // namespace
 
 // Chunks at one stage of the convolutions: pixels of `channels` elements each, padded to whole words.
@@ -29,6 +35,7 @@ struct Encoder::Map {
     int height;
     int width;
     std::size_t pixel_bytes;
+    int element_bytes;
 
     int n_positions() const { return n_chunks * height * width; }
     std::byte *pixel(int position) const { return pixels + static_cast<std::size_t>(position) * pixel_bytes; }
@@ -142,7 +149,9 @@ void Encoder::lay_out(ArenaCursor &arena, Workspace &work, const Compute &comput
     const int most_tokens = std::min(n_tokens(cut(n_frames, whole_clip).batch_frames), n_tokens(n_frames));
     const auto most = static_cast<std::size_t>(most_tokens);
 
-    work.arithmetic = &compute.arithmetic(convolutions_[1].weight->type);
+    const bool both_f16 =
+        convolutions_[1].weight->type == Storage::f16 && convolutions_[2].weight->type == Storage::f16;
+    work.arithmetic = &compute.arithmetic(both_f16 ? Storage::f16 : Storage::f32);
     work.element_bytes = compute.is_half(*work.arithmetic) ? 2 : 4;
     work.padded_channels = work.element_bytes == 2 ? (channels + 1) / 2 * 2 : channels;
     const int taps_width = n_taps * work.padded_channels;
@@ -277,9 +286,10 @@ void Encoder::convolve(Compute &compute, Workspace &work, const Group &group, fl
     const int needed_2 = std::min(width_2, 2 * group.n_tokens);
     const int needed_1 = std::min(width_1, 2 * needed_2);
     const int height_1 = halved(config_.n_mel_bands);
-    const Map first{work.maps[0], group.n_chunks, height_1, needed_1, pixel_bytes};
-    const Map second{work.maps[1], group.n_chunks, halved(height_1), needed_2, pixel_bytes};
-    const Map third{nullptr, group.n_chunks, halved(second.height), group.n_tokens, 0};
+    const Map first{work.maps[0], group.n_chunks, height_1, needed_1, pixel_bytes, work.element_bytes};
+    const Map second{work.maps[1], group.n_chunks, halved(height_1),
+                     needed_2,     pixel_bytes,    work.element_bytes};
+    const Map third{nullptr, group.n_chunks, halved(second.height), group.n_tokens, 0, 0};
     convolve_first(compute, work, group, first);
     convolve_map(compute, work, 1, first, second, nullptr);
     convolve_map(compute, work, 2, second, third, columns);
@@ -294,8 +304,7 @@ void Encoder::convolve_first(Compute &compute, Workspace &work, const Group &gro
     const int n_tiles = (channels + tile_rows - 1) / tile_rows;
     const auto tile_bytes = single.tile_bytes(n_taps);
     const int step = n_panels * single.panel_rows;
-    compute.stages().add({.bf16_operations = 2 * std::int64_t{out.n_positions()} * n_taps * channels,
-                          .bytes = static_cast<std::int64_t>(weight.n_bytes)});
+    count_convolution(compute, weight, 2 * std::int64_t{out.n_positions()} * n_taps * channels);
     compute.for_ranges(out.n_positions(), 8 * step, [&](int begin, int end, int thread) {
         // All of its weights are a few kilobytes: unpacked again for every range.
         std::byte *tiles = compute.tile(thread);
@@ -353,9 +362,7 @@ void Encoder::convolve_map(Compute &compute, Workspace &work, int stage, const M
     const int n_tiles = (channels + tile_rows - 1) / tile_rows;
     const int step = n_panels * arithmetic.panel_rows;
     const std::int64_t operations = 2 * std::int64_t{out.n_positions()} * n_taps * channels * channels;
-    Work done{.bytes = static_cast<std::int64_t>(weight.n_bytes)};
-    (weight.type == Storage::f16 ? done.bf16_operations : done.f32_operations) = operations;
-    compute.stages().add(done);
+    count_convolution(compute, weight, operations);
     compute.for_ranges(out.n_positions(), step, [&](int begin, int end, int thread) {
         std::byte *panels = work.patches + static_cast<std::size_t>(thread) * work.patch_bytes;
         const auto panel_bytes =
@@ -411,7 +418,7 @@ void Encoder::store(Compute &compute, int stage, float *values, int first, int n
             const int token = chunk * out.width + position % out.width;
             float *to = columns + product(token, channels * out.height) + band;
             for (int c = 0; c < channels; ++c) to[product(c, out.height)] = value[c];
-        } else if (out.pixel_bytes < product(channels, sizeof(float))) {
+        } else if (out.element_bytes == 2) {
             auto *pixel = reinterpret_cast<std::uint16_t *>(out.pixel(position));
             kernels.round_to_half(value, channels, pixel);
             std::fill(pixel + channels, pixel + out.pixel_bytes / sizeof(*pixel), std::uint16_t{0});

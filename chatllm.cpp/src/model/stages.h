@@ -11,8 +11,8 @@ namespace chatllm {
 // arithmetic that the weights' storage allows, and bytes of weights and cache that must be read.
 struct Work {
     std::int64_t int8_operations = 0;  // with quantised weights
-    std::int64_t bf16_operations = 0;  // with f16 weights
-    std::int64_t f32_operations = 0;   // with f32 weights, and of attention
+    std::int64_t bf16_operations = 0;  // with f16 weights or keys and values
+    std::int64_t f32_operations = 0;   // with those in f32
     std::int64_t bytes = 0;
 
     Work &operator+=(const Work &other) {
