@@ -8,16 +8,19 @@ import errno
 import io
 import itertools
 import os
+import signal
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.text import Text
 
@@ -54,7 +57,7 @@ from asrswitch.runner import Runner
 from asrswitch.schedule import make_schedule
 from asrswitch.stats.verdict import Word
 from asrswitch.summary import Summary, summarise
-from asrswitch.worker_process import StopSignals
+from asrswitch.worker_process import StoppedError, StopSignals
 
 _PLAIN_WIDTH = 160
 _FAILURE, _LEAK, _INCONCLUSIVE = 1, 3, 4
@@ -135,14 +138,24 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; errors become one line on stderr."""
     output = _Output(sys.stdout)
+    words = list(sys.argv[1:] if argv is None else argv)
     with contextlib.redirect_stdout(output):
-        code = _answer(list(sys.argv[1:] if argv is None else argv))
+        code = _answer(words)
     output.flush()
     if output.error:
         message = f"standard output: cannot be written ({output.error.strerror})"
-        print(f"asrswitch: {message}; `report RUN_DIR` prints a run's tables", file=sys.stderr)
+        print(f"asrswitch: {message}; {_other_output(words)}", file=sys.stderr)
         return code or _FAILURE
     return code
+
+
+def _other_output(words: Sequence[str]) -> str:
+    """The remedy for a standard output that took nothing."""
+    if words[:1] == ["bench"]:
+        return "use --out FILE"
+    if words[:1] == ["models"]:
+        return "send it to a file or a pipe that is there, with room"
+    return "`report RUN_DIR` prints a run's tables"
 
 
 def _answer(words: Sequence[str]) -> int:
@@ -154,6 +167,10 @@ def _answer(words: Sequence[str]) -> int:
         return _run(words)
     except AsrSwitchError as error:
         return _complain(error)
+    except OSError as error:  # a name too long for a file, for one
+        where = "" if error.filename is None else f"{error.filename}: "
+        remedy = "give a shorter name" if error.errno == errno.ENAMETOOLONG else "check it and try again"
+        return _complain(AsrSwitchError(f"{where}{error.strerror or error}; {remedy}"))
     except KeyboardInterrupt:
         return 130
     except SystemExit as done:  # after --help and --version
@@ -286,7 +303,11 @@ def _step_bar(total: int) -> Iterator[Callable[[str], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=total)
         completed = itertools.count()
-        yield lambda what: progress.update(task, completed=next(completed), description=printable(what))
+
+        def update(what: str) -> None:
+            progress.update(task, completed=next(completed), description=escape(printable(what)))
+
+        yield update
 
 
 def _models(words: Sequence[str]) -> int:
@@ -318,7 +339,7 @@ def _models(words: Sequence[str]) -> int:
     if given.verb == "show":
         options = MemoryOptions(given.clip, given.context, given.threads, given.max_new_tokens)
         return _show_model(given.file, make_question(options, os.environ), given.json)
-    with _transfer_bar() as progress:
+    with _raising_on_sigterm(), _transfer_bar() as progress:
         if given.verb == "convert":
             convert(given.checkpoint, given.output, given.type, progress)
         else:
@@ -327,16 +348,36 @@ def _models(words: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
+def _raising_on_sigterm() -> Iterator[None]:
+    """While entered, SIGTERM ends the block by ``StoppedError``: what was half made is removed."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise StoppedError(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def _transfer_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar on standard error, which appears with the first call: bytes done, in all, tensor."""
+    """A progress bar on standard error, where that is a terminal; called with bytes done, in all, tensor.
+
+    It appears with the first call.
+    """
     with contextlib.ExitStack() as stack:
-        progress = Progress(console=Console(stderr=True))
+        console = Console(stderr=True)
+        progress = Progress(console=console, disable=not console.is_terminal)
 
         def update(done: int, total: int, name: str) -> None:
             if not progress.tasks:
                 stack.enter_context(progress)
                 progress.add_task("")
-            progress.update(progress.task_ids[0], completed=done, total=total, description=name)
+            progress.update(
+                progress.task_ids[0], completed=done, total=total, description=escape(printable(name))
+            )
 
         yield update
 

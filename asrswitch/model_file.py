@@ -37,7 +37,8 @@ _MOST_METADATA_BYTES = 16 << 20
 _MOST_NAME_BYTES = 256
 _MOST_DIMENSIONS = 4
 _MOST_TENSORS = 1 << 16
-_MOST_TEXT_BYTES = 1 << 16
+_MOST_TOKEN_BYTES = 1024
+_MOST_MERGE_BYTES = 2 * _MOST_TOKEN_BYTES + 1
 _MOST_ADDED_TOKENS = 1 << 16
 
 _CONFIG = struct.Struct(f"<13i2f7i{MAX_LAYERS}i{MROPE_SECTIONS}i")
@@ -119,7 +120,7 @@ def read_model_file(path: Path) -> ModelFile:
         metadata_at, vocabulary_at, tensors_at = _read_header(reader)
         metadata = _parse_metadata(reader, _read_metadata(reader, metadata_at))
         decoder = _read_config(reader, vocabulary_at)
-        vocabulary = _read_vocabulary(reader)
+        vocabulary = _read_vocabulary(reader, tensors_at)
         if reader.position != tensors_at:
             reader.fail(
                 "offset of the tensors", 16, f"is {tensors_at}, but the merges end at {reader.position}"
@@ -193,10 +194,10 @@ class _Reader:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[_Reader]:
-    if not path.is_file():
-        problem = "not a file" if path.exists() else "there is no such file"
-        raise AsrSwitchError(f"{path}: {problem}; give the name of a model file")
     try:
+        if not path.is_file():
+            problem = "not a file" if path.exists() else "there is no such file"
+            raise AsrSwitchError(f"{path}: {problem}; give the name of a model file")
         with path.open("rb", buffering=_BUFFER_BYTES) as file:
             yield _Reader(path, file)
     except OSError as error:
@@ -274,10 +275,11 @@ def _read_config(reader: _Reader, end: int) -> DecoderConfig:
     )
 
 
-def _read_vocabulary(reader: _Reader) -> Vocabulary:
+def _read_vocabulary(reader: _Reader, end: int) -> Vocabulary:
+    """Read tokens and merges, none of which goes beyond ``end``."""
     count = 0
     added: dict[str, int] = {}
-    while (length := _read_length(reader, "token")) is not None:
+    while (length := _read_length(reader, "token", 1, _MOST_TOKEN_BYTES, end)) is not None:
         at = reader.position
         record = reader.take(length + 1, "token")
         if record[-1] != TOKEN_NORMAL:
@@ -286,19 +288,23 @@ def _read_vocabulary(reader: _Reader) -> Vocabulary:
             added[printable(record[:-1].decode("utf-8", "replace"))] = count
         count += 1
     merges = 0
-    while (length := _read_length(reader, "merge")) is not None:
+    while (length := _read_length(reader, "merge", 3, _MOST_MERGE_BYTES, end)) is not None:
         reader.skip(length, "merge")
         merges += 1
     return Vocabulary(count - len(added), added, merges)
 
 
-def _read_length(reader: _Reader, field: str) -> int | None:
-    """The length of the text that follows; None at the end of the list."""
+def _read_length(reader: _Reader, field: str, least: int, most: int, end: int) -> int | None:
+    """The length of the text that follows, which ends before ``end``; None at the end of the list."""
     at = reader.position
     length = reader.i32(f"{field}'s length")
-    if length > _MOST_TEXT_BYTES:
-        reader.fail(f"{field}'s length", at, f"is {length}, at most {_MOST_TEXT_BYTES} can be")
-    return None if length < 0 else length
+    if length < 0:
+        return None
+    if not least <= length <= most:
+        reader.fail(f"{field}'s length", at, f"is {length}, must be {least} to {most}")
+    if reader.position + length > end:
+        reader.fail(field, at, f"goes beyond the offset of the tensors, {end}")
+    return length
 
 
 def _read_tensors(reader: _Reader) -> Iterator[Tensor]:

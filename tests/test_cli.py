@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT
+from support import ROOT, wait_for
 
 Completed = subprocess.CompletedProcess[str]
 
@@ -204,3 +205,84 @@ def test_a_run_whose_output_goes_away_goes_on_to_its_end(
     assert len(done.stderr.splitlines()) == 1
     assert says in done.stderr
     assert "3 of 3 iterations, complete" in asrswitch("report", str(tmp_path / "out")).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "says_not"),
+    [
+        (("bench", "--help"), "--out FILE", "report"),
+        (("models", "--help"), "cannot be written", "report"),
+        (("report", "--help"), "`report RUN_DIR`", "--out"),
+    ],
+)
+def test_the_remedy_for_a_full_output_is_the_commands_own(
+    words: tuple[str, ...], says: str, says_not: str
+) -> None:
+    output = closed_pipe()
+    done = subprocess.run(
+        [sys.executable, "-m", "asrswitch", *words],
+        cwd=ROOT,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(output)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert says in done.stderr and says_not not in done.stderr
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--iters", "1", "--model", f"a={LONG}"),
+        ("--iters", "1", "--audio", LONG),
+        ("--iters", "1", "--reference", f"@{LONG}"),
+        ("--iters", "1", "--library", LONG),
+        ("--iters", "1", "--out", LONG),
+        ("report", LONG),
+        ("bench", "--model", LONG),
+        ("bench", "--audio", LONG),
+        ("bench", "--library", LONG),
+        ("bench", "--out", LONG),
+        ("models", "show", LONG),
+        ("models", "convert", LONG, "out.bin"),
+        ("models", "synth", "--preset", "tiny", LONG),
+    ],
+    ids=lambda words: " ".join(words).replace(LONG, "LONG"),
+)
+def test_a_name_too_long_for_a_file_is_one_line(words: tuple[str, ...]) -> None:
+    done = asrswitch(*words)
+    assert done.returncode in (1, 2)
+    assert (done.stdout, len(done.stderr.splitlines())) == ("", 1)
+    assert done.stderr.startswith("asrswitch: ") and LONG in done.stderr
+
+
+def test_square_brackets_in_a_label_are_no_markup(
+    command: Callable[..., list[str]], script: Callable[..., str]
+) -> None:
+    words = command(f"a[/b]={script('a', text='x').partition('=')[2]}", iterations=2)
+    environ = os.environ | {"FORCE_COLOR": "1"}  # progress as on a terminal
+    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "a[/b]" in done.stdout
+
+
+def test_a_model_is_made_silently_where_standard_error_is_no_terminal(tmp_path: Path) -> None:
+    done = asrswitch("models", "synth", "--preset", "tiny", str(tmp_path / "out.bin"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_sigterm_while_a_model_is_made_leaves_nothing(tmp_path: Path) -> None:
+    words = ("models", "synth", "--preset", "0.6b", str(tmp_path / "out.bin"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "asrswitch", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for(lambda: any(tmp_path.glob(".out.bin.*.partial")))
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (143, "asrswitch: stopped by SIGTERM\n")
+    assert list(tmp_path.iterdir()) == []

@@ -326,3 +326,39 @@ def test_a_library_that_dies_or_refuses_the_model_is_a_line(
     done = show(cut)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"predicted memory: not known ({cut}: " in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("list_of", "length", "says"),
+    [
+        ("token", 0, "is 0, must be 1 to 1024"),
+        ("token", 1025, "is 1025, must be 1 to 1024"),
+        ("merge", 0, "is 0, must be 3 to 2049"),
+        ("merge", 2050, "is 2050, must be 3 to 2049"),
+    ],
+)
+def test_texts_of_impossible_lengths_are_refused_at_the_first(
+    list_of: str, length: int, says: str, tiny: Path, tmp_path: Path
+) -> None:
+    """A file of such records alone could keep a reader busy for as long as it is large."""
+    whole = bytearray(tiny.read_bytes())
+    (at,) = struct.unpack_from("<I", whole, 12)
+    if list_of == "merge":
+        while (size := struct.unpack_from("<i", whole, at)[0]) >= 0:
+            at += 4 + size + 1
+        at += 4
+    struct.pack_into("<i", whole, at, length)
+    path = tmp_path / "lengths.bin"
+    path.write_bytes(whole)
+    assert facts_or_one_line(path) == f"{path}: {list_of}'s length at offset {at}: {says}"
+
+
+def test_a_vocabulary_ends_before_the_tensors(tiny: Path, tmp_path: Path) -> None:
+    whole = bytearray(tiny.read_bytes())
+    (vocabulary_at,) = struct.unpack_from("<I", whole, 12)
+    struct.pack_into("<I", whole, 16, vocabulary_at + 20)
+    path = tmp_path / "early.bin"
+    path.write_bytes(whole)
+    message = facts_or_one_line(path)
+    assert message and message.endswith(f"goes beyond the offset of the tensors, {vocabulary_at + 20}")
+    assert int(message.partition("offset ")[2].partition(":")[0]) <= vocabulary_at + 24

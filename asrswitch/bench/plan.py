@@ -65,12 +65,14 @@ def make_bench_plan(options: BenchOptions, environ: Mapping[str, str]) -> BenchP
         raise UsageError(f"--warmups is {options.warmups}: give a number from 0 to {MOST_REPETITIONS}")
     if len(options.libraries) > len(LIBRARY_NAMES):
         raise UsageError(f"{len(options.libraries)} --library: give one, or two to compare")
+    threads = _threads(options.threads) if options.threads is not None else None
     # Models, clip and what the environment says are the same as for a run, and checked there.
     run = run_plan.make_plan(
         run_plan.Options(
             iterations=1,
             models=[_with_label(word) for word in options.models],
             audio=[options.audio] if options.audio else [],
+            threads=threads[0] if threads else None,
             max_new_tokens=options.max_new_tokens,
             timeout_s=options.timeout_s,
         ),
@@ -85,7 +87,7 @@ def make_bench_plan(options: BenchOptions, environ: Mapping[str, str]) -> BenchP
     return BenchPlan(
         models=run.models,
         audio=run.clips[0].path if options.audio else None,
-        threads=_threads(options.threads) if options.threads is not None else (run.threads,),
+        threads=threads or (run.threads,),
         max_new_tokens=run.max_new_tokens,
         repetitions=options.repetitions,
         warmups=options.warmups,
@@ -99,7 +101,10 @@ def make_bench_plan(options: BenchOptions, environ: Mapping[str, str]) -> BenchP
 
 def _with_label(word: str) -> str:
     """LABEL=PATH for a path alone: its name without the ending."""
-    return word if "=" in word and not Path(word).is_file() else f"{Path(word).stem}={word}"
+    is_file = False
+    with contextlib.suppress(OSError):  # with its label, a name can be too long for a file
+        is_file = Path(word).is_file()
+    return word if "=" in word and not is_file else f"{Path(word).stem}={word}"
 
 
 def _threads(word: str) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from rich.text import Text
 from asrswitch import __version__, machine
 from asrswitch.bench.measure import Measurements
 from asrswitch.bench.plan import LIBRARY_NAMES, BenchPlan
-from asrswitch.bench.statistics import Estimate
+from asrswitch.bench.statistics import LEAST_FOR_INTERVAL, Estimate
 from asrswitch.bench.summary import BenchSummary, CaseSummary, StageSummary, summarise
 from asrswitch.errors import printable
 from asrswitch.machine import Machine
@@ -62,7 +62,7 @@ def render_text(report: BenchReport) -> list[RenderableType]:
     """Lines and tables for a terminal."""
     parts: list[RenderableType] = [Text(line) for line in heading(report)]
     for grid in grids(report.summary):
-        table = Table(title=f"\n{grid.title}", title_justify="left")
+        table = Table(title=Text(f"\n{grid.title}", style="table.title"), title_justify="left")
         for index, name in enumerate(grid.columns):
             table.add_column(Text(name), justify="left" if index < grid.n_names else "right")
         for row in grid.rows:
@@ -108,11 +108,13 @@ WRITERS: dict[str, Callable[[BenchReport, int], str]] = {
 def heading(report: BenchReport) -> list[str]:
     """What was measured, where and how."""
     plan = report.plan
+    few = plan.repetitions < LEAST_FOR_INTERVAL
+    spread = "(lowest to highest)" if few else "with their 95 % bootstrap intervals"
     lines = [
         f"{report.machine.cpu}, {report.machine.physical_cores} cores, {report.machine.system}",
         f"{report.measured.clip_s:g} s of audio, up to {plan.max_new_tokens} new tokens; "
         f"{_count(plan.repetitions, 'repetition')} after {_count(plan.warmups, 'warm-up')}, not counted; "
-        "medians with their 95 % bootstrap intervals",
+        f"medians {spread}",
     ]
     for name, library in zip(LIBRARY_NAMES, plan.libraries, strict=False):
         lines.append(f"library {name}: {printable(library)}")

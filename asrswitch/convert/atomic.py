@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,26 +40,46 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
 
     It is written beside `path`, flushed to the disk and renamed; after an exception, Ctrl-C included, it is
     removed and `path` is as before. A process that is killed leaves `.NAME.PID.partial` behind, never a part
-    of `path`. Raises AsrSwitchError when the file cannot be made or written.
+    of `path`. A symbolic link stays, and what it points to is replaced. Raises AsrSwitchError when the file
+    cannot be made or written, or `path` is a folder, a device or a pipe.
     """
-    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
-    if path.is_dir():
-        raise AsrSwitchError(f"{path}: is a folder; give the name of a file")
-    if not path.parent.is_dir():
-        raise AsrSwitchError(f"{path}: the folder {path.parent} does not exist; make it first")
+    target = _target(path)
+    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
     try:
         with _LargeWrites(partial.open("wb", buffering=0), buffer_size=_WRITE_BYTES) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
+        partial.replace(target)
+        _sync_folder(target.parent)
     except OSError as error:
         _remove(partial)
-        raise AsrSwitchError(f"{path}: cannot be written: {error.strerror}; {_remedy(error)}") from None
+        raise _unwritable(path, error) from None
     except BaseException:
         _remove(partial)
         raise
+
+
+def _target(path: Path) -> Path:
+    """Where `path` leads over its links: a plain file, or nothing yet."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = stat.S_IFREG
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if stat.S_ISDIR(mode):
+        raise AsrSwitchError(f"{path}: is a folder; give the name of a file")
+    if not stat.S_ISREG(mode):
+        raise AsrSwitchError(f"{path}: is not a plain file; give the name of one")
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if not target.parent.is_dir():
+        raise AsrSwitchError(f"{path}: the folder {target.parent} does not exist; make it first")
+    return target
+
+
+def _unwritable(path: Path, error: OSError) -> AsrSwitchError:
+    return AsrSwitchError(f"{path}: cannot be written: {error.strerror}; {_remedy(error)}")
 
 
 def _remove(partial: Path) -> None:
@@ -78,4 +99,6 @@ def _sync_folder(folder: Path) -> None:
 def _remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "make room or choose another place"
+    if error.errno == errno.ENAMETOOLONG:
+        return "give it a shorter name"
     return "choose a place where you may write"

@@ -36,11 +36,11 @@ class RunProgress:
         self._iterations = cycles[-1].iteration
         self._facts: list[str] = []
         self._progress = Progress(
-            TextColumn("{task.fields[where]}"),
+            TextColumn("{task.fields[where]}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[facts]}"),
+            TextColumn("{task.fields[facts]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,

@@ -13,19 +13,21 @@ import msgspec
 import pytest
 
 from asrswitch.bench.floors import CEILING_KINDS
+from asrswitch.bench.plan import BenchOptions, make_bench_plan
 from asrswitch.bench.report import BenchReport
 from asrswitch.native.locate import find_library
-from asrswitch.worker.protocol import CeilingMeasured
+from asrswitch.worker.protocol import CeilingMeasured, CeilingOptions
 from asrswitch.worker_process import StopSignals, WorkerError, WorkerProcess
 from support import ROOT, alive, wait_for
 
 QUICK = ("--repetitions", "2", "--warmups", "1", "--max-new-tokens", "8")
 
 
-def bench(*words: str) -> subprocess.CompletedProcess[str]:
+def bench(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "asrswitch", "bench", *words],
         cwd=ROOT,
+        env=os.environ | environ,
         capture_output=True,
         text=True,
         timeout=120,
@@ -181,7 +183,7 @@ def test_a_worker_measures_ceilings_and_says_what_it_cannot(fake_library: Path, 
         with StopSignals() as stop:
             worker = WorkerProcess(library, tmp_path / "worker.log", stop, 20)
             try:
-                options = {"kind": kind, "threads": 1, "slices": 3, "slice_ms": 0.5}
+                options = CeilingOptions(kind=kind, threads=1, slices=3, slice_ms=0.5)
                 return worker.request({"command": "measure_ceiling", "ceiling": options}, CeilingMeasured, 20)
             finally:
                 worker.close()
@@ -194,3 +196,35 @@ def test_a_worker_measures_ceilings_and_says_what_it_cannot(fake_library: Path, 
         ask(ours, "int4")
     with pytest.raises(WorkerError, match="does not measure ceilings"):
         ask(fake_library, "f32")
+
+
+def test_square_brackets_in_a_label_are_no_markup(
+    fake_library: Path, clip: Path, script: Callable[..., str]
+) -> None:
+    path = script("fake", text="x").partition("=")[2]
+    words = ("--library", str(fake_library), "--audio", str(clip), "--threads", "1", "-m", f"a[/b]={path}")
+    done = bench(*QUICK, *words, FORCE_COLOR="1")  # the steps are shown as on a terminal
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "a[/b]" in done.stderr
+    assert "a[/b]" in done.stdout
+
+
+def test_the_environment_counts_only_where_the_option_is_absent(
+    fake_library: Path, clip: Path, script: Callable[..., str]
+) -> None:
+    words = ("--library", str(fake_library), "--audio", str(clip), "-m", script("fake", text="x"))
+    done = bench(*QUICK, *words, "--threads", "1", INFERENCE_THREADS="abc")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = bench(*QUICK, *words, INFERENCE_THREADS="abc")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "INFERENCE_THREADS=abc" in done.stderr
+
+
+def test_a_path_that_is_too_long_for_a_file_only_with_its_label(
+    fake_library: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = "x" * 250
+    (tmp_path / model).write_text("text=x\n")
+    options = BenchOptions(models=[f"a-label={model}"], audio=str(clip), libraries=[str(fake_library)])
+    monkeypatch.chdir(tmp_path)
+    assert make_bench_plan(options, {}).models[0].path == str(tmp_path / model)

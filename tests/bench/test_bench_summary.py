@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 from dataclasses import dataclass
+from datetime import datetime
 
 import pytest
+from rich.console import Console
 
 from asrswitch.bench.floors import CEILING_KINDS
 from asrswitch.bench.measure import BenchRun, CeilingSet, Inference, Measurements
+from asrswitch.bench.plan import BenchPlan
+from asrswitch.bench.report import WRITERS, BenchReport, make_report, render_text
 from asrswitch.bench.summary import BenchSummary, summarise
+from asrswitch.plan import Model
 from asrswitch.stages import Account, Stage
 
 ISAS = dict.fromkeys(CEILING_KINDS, "made up")
@@ -27,8 +34,7 @@ class Turn:
     before: str | None = None
 
 
-def made(turn: Turn) -> BenchRun:
-    ms = turn.slow / turn.speed
+def inferred(ms: float) -> Inference:
     account = Account(
         (
             Stage("mel", 0.0),
@@ -38,7 +44,11 @@ def made(turn: Turn) -> BenchRun:
         ),
         generated_tokens=11,
     )
-    inference = Inference(300 * ms, 120 * ms, 50.0, account)
+    return Inference(300 * ms, 120 * ms, 50.0, account)
+
+
+def made(turn: Turn) -> BenchRun:
+    ms = turn.slow / turn.speed
     return BenchRun(
         library=turn.library,
         model=turn.model,
@@ -46,8 +56,8 @@ def made(turn: Turn) -> BenchRun:
         repetition=turn.repetition,
         warmup=turn.warmup,
         load_ms=4 * ms,
-        first=inference,
-        inference=inference,
+        first=inferred(3 * ms),  # after a load
+        inference=inferred(ms),
         unload_ms=2 * ms,
         switched_from=turn.before,
         switch_ms=6 * ms if turn.before else None,
@@ -63,9 +73,31 @@ def ceilings(turn: Turn) -> CeilingSet:
 
 
 def summary(*turns: Turn, gauged: bool = True) -> BenchSummary:
+    return summarise(measurements(*turns, gauged=gauged))
+
+
+def measurements(*turns: Turn, gauged: bool = True) -> Measurements:
     sets = {turn.repetition: ceilings(turn) for turn in turns} if gauged else {}
     isas = ISAS if gauged else {}
-    return summarise(Measurements(11.0, isas, tuple(sets.values()), tuple(made(turn) for turn in turns)))
+    return Measurements(11.0, isas, tuple(sets.values()), tuple(made(turn) for turn in turns))
+
+
+def report(repetitions: int, *models: Model) -> BenchReport:
+    turns = [Turn(index, model=model.label) for index in range(repetitions) for model in models]
+    plan = BenchPlan(
+        models=models,
+        audio=None,
+        threads=(2,),
+        max_new_tokens=48,
+        repetitions=repetitions,
+        warmups=0,
+        libraries=("lib.so",),
+        gauges=("lib.so",),
+        context=None,
+        language=None,
+        timeout_s=60.0,
+    )
+    return make_report(plan, measurements(*turns), datetime(2024, 1, 1))
 
 
 def test_stages_are_held_against_the_ceilings() -> None:
@@ -84,6 +116,8 @@ def test_the_whole_is_held_against_the_ceilings() -> None:
     case = summary(Turn(0), Turn(1)).cases[0]
     assert case.ttft_source == "engine"
     assert case.ttft_ms and case.ttft_ms.median == pytest.approx(220)
+    assert case.first_ttft_ms and case.first_ttft_ms.median == pytest.approx(660)
+    assert case.first_callback_ms and case.first_callback_ms.median == pytest.approx(240)
     assert case.ttft_floor_ms and case.ttft_floor_ms.median == pytest.approx(110)
     assert case.ttft_over_floor and case.ttft_over_floor.median == pytest.approx(2)
     assert case.tokens_per_s and case.tokens_per_s.median == pytest.approx(50)  # ten after the first
@@ -99,7 +133,8 @@ def test_a_machine_that_drifts_changes_both() -> None:
         assert ratio and ratio.high - ratio.low < 1e-9
     assert case.load_ms.low < case.load_ms.high
     read = found.ceilings[0]
-    assert (read.kind, read.rate.median) == ("read", pytest.approx(30e9))
+    assert read.kind == "read"
+    assert read.rate.median == pytest.approx(30e9)
     assert read.highest == pytest.approx(96e9)
 
 
@@ -143,3 +178,29 @@ def test_switches_are_told_by_direction() -> None:
     )
     switches = {(item.unloaded, item.loaded): item.ms.median for item in found.switches}
     assert switches == {("a", "b"): pytest.approx(12), ("b", "a"): pytest.approx(24)}
+
+
+def test_random_weights_are_marked_in_every_format() -> None:
+    written = report(2, Model("true", "/t.bin", 1, False), Model("made", "/m.bin", 1, True))
+    said = "synthetic weights: speed and memory are true, text is not: made"
+    for name in ("text", "markdown"):
+        lines = [line.removeprefix("- ").rstrip() for line in WRITERS[name](written, 160).splitlines()]
+        assert said in lines
+    models = json.loads(WRITERS["json"](written, 160))["plan"]["models"]
+    assert {model["label"]: model["synthetic"] for model in models} == {"true": False, "made": True}
+    trained = report(2, Model("true", "/t.bin", 1, False))
+    assert not any("synthetic weights" in WRITERS[name](trained, 160) for name in ("text", "markdown"))
+
+
+@pytest.mark.parametrize(("repetitions", "interval"), [(5, False), (6, True)])
+def test_too_few_repetitions_have_no_interval(repetitions: int, interval: bool) -> None:
+    text = WRITERS["text"](report(repetitions, Model("m", "/m.bin", 1, False)), 160)
+    assert ("95 % bootstrap intervals" in text) == interval
+    assert ("lowest to highest" in text) != interval
+
+
+def test_a_label_with_square_brackets_is_shown_as_it_is() -> None:
+    console = Console(file=io.StringIO(), width=160)
+    with console.capture() as captured:
+        console.print(*render_text(report(1, Model("a[/b]", "/m.bin", 1, False))))
+    assert "stages of a[/b], 2 threads" in captured.get()

@@ -10,7 +10,7 @@ namespace {
 constexpr int most_chunk_tiles = 4;
 constexpr std::int64_t most_chunk_operations = std::int64_t{1} << 31;
 constexpr int most_vector_rows = 1024;
-constexpr std::int64_t vector_chunk_bytes = std::int64_t{1} << 15;  // of weights: some microseconds of memory
+constexpr std::int64_t vector_chunk_bytes = std::int64_t{1} << 17;  // of weights: some microseconds of memory
 
 constexpr std::size_t aligned(std::size_t bytes) {
     return (bytes + kernel_alignment - 1) / kernel_alignment * kernel_alignment;
