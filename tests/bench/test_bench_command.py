@@ -106,7 +106,7 @@ def test_text_and_markdown_show_the_same_figures(tmp_path: Path) -> None:
         assert said in markdown
         assert said in done.stdout
     assert "digits-large → digits-small" in markdown
-    assert "switch" not in done.stdout  # one model has none to switch to
+    assert "switches: unload one" not in done.stdout  # one model has none to switch to
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in rows)
 
