@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,12 @@ import soundfile
 
 from helpers.instruction_sets import NEEDS, lacking
 from support import ROOT
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the programs under test, also where a shell started all of this in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
