@@ -57,7 +57,7 @@ public:
             // The last queries see the most keys: they come first, so that no thread is left with one alone.
             const int first = (n_blocks - 1 - chunk / shape_.n_kv_heads) * step;
             const int count = std::min(step, n_queries - first);
-            run_block(kernels, arithmetic, q, first, count, chunk % shape_.n_kv_heads, n_keys, load, out,
+            run_block(compute, arithmetic, q, first, count, chunk % shape_.n_kv_heads, n_keys, load, out,
                       scratch_ + static_cast<std::size_t>(thread) * per_thread_);
         });
     }
@@ -72,8 +72,9 @@ private:
     int group() const { return shape_.n_heads / shape_.n_kv_heads; }
 
     template <typename Count, typename Load>
-    void run_block(const Kernels &kernels, const Arithmetic &arithmetic, const float *q, int first, int count,
+    void run_block(const Compute &compute, const Arithmetic &arithmetic, const float *q, int first, int count,
                    int kv_head, const Count &n_keys, const Load &load, float *out, float *scratch) const {
+        const Kernels &kernels = compute.kernels();
         const int width = shape_.head_width;
         const int padded_width = padded(width, kernels);
         const int panel_rows = std::min(arithmetic.panel_rows, kernels.single.panel_rows);
@@ -117,7 +118,7 @@ private:
             const int n_tile = std::min(tile_keys, last_key - key);
             const KeysValues tile = load(kv_head, key);
             unpack_keys(kernels, arithmetic, tile, n_tile, key_tiles);
-            if (&arithmetic == &kernels.half && kernels.half_bytes == 2) {
+            if (compute.is_half(arithmetic)) {
                 unpack_values_in_pairs(kernels, tile, n_tile, row_of_values, value_tiles);
             } else {
                 unpack_values(kernels, tile, n_tile, value_tiles);

@@ -16,10 +16,9 @@ constexpr std::size_t aligned(std::size_t bytes) {
     return (bytes + kernel_alignment - 1) / kernel_alignment * kernel_alignment;
 }
 
-std::size_t tile_bytes(const Kernels &kernels, int n_cols, bool quantised) {
-    std::size_t most = std::max(kernels.single.tile_bytes(n_cols), kernels.half.tile_bytes(n_cols));
-    if (quantised) most = std::max(most, kernels.precise.tile_bytes(n_cols));
-    return aligned(most);
+std::size_t tile_bytes(const Kernels &kernels, int n_cols) {
+    return aligned(std::max({kernels.single.tile_bytes(n_cols), kernels.half.tile_bytes(n_cols),
+                             kernels.precise.tile_bytes(n_cols)}));
 }
 
 // Rows that are read next, while these are multiplied.
@@ -52,11 +51,9 @@ public:
             part.n_panels = (part.count + part.arithmetic->panel_rows - 1) / part.arithmetic->panel_rows;
             offset += static_cast<std::size_t>(part.count) * part.row_bytes;
         }
-        bytes_ = offset;
     }
 
     int size() const { return parts_[0].n_panels + parts_[1].n_panels; }
-    std::size_t bytes() const { return bytes_; }
 
     Panel operator[](int index) const {
         const Part &part = index < parts_[0].n_panels ? parts_[0] : parts_[1];
@@ -78,7 +75,6 @@ private:
         std::size_t offset = 0;
     };
     Part parts_[2];
-    std::size_t bytes_;
 };
 
 // Rows of several products cut into chunks, one product after the other; for swiglu, of both at once.
@@ -118,7 +114,7 @@ Compute::Compute(const Kernels &kernels, int n_threads, int widest_row, bool rou
     : kernels_(kernels),
       rounded_(rounded),
       // Quantised rows are whole blocks, others need not be.
-      scratch_bytes_(tile_bytes(kernels, (widest_row + quant_block - 1) / quant_block * quant_block, true)),
+      scratch_bytes_(tile_bytes(kernels, (widest_row + quant_block - 1) / quant_block * quant_block)),
       scratch_memory_(static_cast<std::size_t>(n_threads) * scratch_bytes_, "scratch of the threads"),
       pool_(n_threads) {}
 
@@ -150,8 +146,7 @@ std::size_t Compute::panel_bytes(int n, int n_cols) const {
     return aligned(most);
 }
 
-void Compute::count(const Tensor &weight, int n) {
-    const std::int64_t operations = 2 * weight.n_elements() * n;
+void Compute::count(const Tensor &weight, std::int64_t operations) {
     Work work;
     if (traits(weight.type).quantised) {
         work.int8_operations = operations;
@@ -179,7 +174,7 @@ void Compute::linear(const float *x, int n, int n_cols, int n_precise, std::span
         }
         return;
     }
-    for (const Product &product : products) count(*product.weight, n);
+    for (const Product &product : products) count(*product.weight, 2 * product.weight->n_elements() * n);
     const VectorProduct *vector = n == 1 ? kernels_.vector_product(products[0].weight->type) : nullptr;
     if (vector != nullptr) {
         multiply_vector(x, products, *vector, finish, panels);

@@ -53,6 +53,8 @@ public:
     void linear(const float *x, int n, int n_cols, int n_precise, std::span<const Product> products,
                 Finish finish, std::byte *panels);
 
+    // Adds operations with a weight, and the weight's bytes, to the stage in progress.
+    void count(const Tensor &weight, std::int64_t operations);
     // The arithmetic for weights of a storage; the quantised one is for rows that matter most.
     const Arithmetic &arithmetic(Storage storage) const;
     // Whether that is the one with rounded operands, two to a word.
@@ -91,7 +93,6 @@ private:
     class Panels;
     class Chunks;
 
-    void count(const Tensor &weight, int n);
     void multiply_vector(const float *x, std::span<const Product> products, const VectorProduct &kernel,
                          Finish finish, std::byte *prepared);
     void multiply_panels(const float *x, int n, int n_precise, std::span<const Product> products,

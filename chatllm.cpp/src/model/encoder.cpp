@@ -20,12 +20,6 @@ constexpr int n_panels = 2;            // of positions that meet a tile of weigh
 constexpr int halved(int n) { return (n + 1) / 2; }
 constexpr int halved_thrice(int n) { return halved(halved(halved(n))); }
 
-void count_convolution(Compute &compute, const Tensor &weight, std::int64_t operations) {
-    Work done{.bytes = static_cast<std::int64_t>(weight.n_bytes)};
-    (weight.type == Storage::f16 ? done.bf16_operations : done.f32_operations) = operations;
-    compute.stages().add(done);
-}
-
 }  // namespace
 
 // Chunks at one stage of the convolutions: pixels of `channels` elements each, padded to whole words.
@@ -304,7 +298,7 @@ void Encoder::convolve_first(Compute &compute, Workspace &work, const Group &gro
     const int n_tiles = (channels + tile_rows - 1) / tile_rows;
     const auto tile_bytes = single.tile_bytes(n_taps);
     const int step = n_panels * single.panel_rows;
-    count_convolution(compute, weight, 2 * std::int64_t{out.n_positions()} * n_taps * channels);
+    compute.count(weight, 2 * std::int64_t{out.n_positions()} * n_taps * channels);
     compute.for_ranges(out.n_positions(), 8 * step, [&](int begin, int end, int thread) {
         // All of its weights are a few kilobytes: unpacked again for every range.
         std::byte *tiles = compute.tile(thread);
@@ -362,7 +356,7 @@ void Encoder::convolve_map(Compute &compute, Workspace &work, int stage, const M
     const int n_tiles = (channels + tile_rows - 1) / tile_rows;
     const int step = n_panels * arithmetic.panel_rows;
     const std::int64_t operations = 2 * std::int64_t{out.n_positions()} * n_taps * channels * channels;
-    count_convolution(compute, weight, operations);
+    compute.count(weight, operations);
     compute.for_ranges(out.n_positions(), step, [&](int begin, int end, int thread) {
         std::byte *panels = work.patches + static_cast<std::size_t>(thread) * work.patch_bytes;
         const auto panel_bytes =
