@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "model/unicode.h"
 
@@ -285,8 +286,30 @@ void Session::generate(int limit, Decoder::Workspace &work,
     say(characters.flush());
 }
 
+namespace {
+
+// The first of the largest values.
+std::span<const float>::iterator largest(const Kernels &kernels, std::span<const float> values) {
+    constexpr std::size_t block = 1024;
+    float most = -std::numeric_limits<float>::infinity();
+    std::size_t first = 0;
+    for (std::size_t i = 0; i < values.size(); i += block) {
+        const auto part = values.subspan(i, std::min(block, values.size() - i));
+        const float maximum = kernels.maximum(part.data(), static_cast<int>(part.size()));
+        if (maximum > most) {
+            most = maximum;
+            first = i;
+        }
+    }
+    const auto end = values.begin() + static_cast<std::ptrdiff_t>(std::min(first + block, values.size()));
+    const auto found = std::find(values.begin() + static_cast<std::ptrdiff_t>(first), end, most);
+    return found == end ? values.begin() : found;
+}
+
+}  // namespace
+
 std::int32_t Session::choose(std::span<const float> logits) {
-    const auto best = std::max_element(logits.begin(), logits.end());
+    const auto best = largest(compute_.kernels(), logits);
     if (options_.temperature == 0) return static_cast<std::int32_t>(best - logits.begin());
     // Inverse transform sampling from softmax(logits / temperature), with SplitMix64 (Steele, Lea and Flood,
     // 2014).

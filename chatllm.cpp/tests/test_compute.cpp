@@ -75,12 +75,12 @@ bool same_bits(const std::vector<float> &a, const std::vector<float> &b) {
 
 // How a table rounds activations for a storage.
 Rounding rounding(const Kernels &kernels, Storage storage, bool rounded, int n, bool precise) {
-    const bool vector = n == 1 && kernels.vector_product(storage) != nullptr;
+    const VectorProduct *vector = n == 1 ? kernels.vector_product(storage) : nullptr;
     if (!traits(storage).quantised) {
         const bool half = storage == Storage::f16 && rounded && kernels.half_bytes == 2;
-        return half && !vector ? Rounding::half : Rounding::none;
+        return half && vector == nullptr ? Rounding::half : Rounding::none;
     }
-    if (vector) return Rounding::vector16;
+    if (vector != nullptr) return vector->bits == 8 ? Rounding::block8 : Rounding::vector16;
     const bool bytes = !precise && kernels.quick.multiply != kernels.precise.multiply;
     return bytes ? Rounding::block8 : Rounding::block16;
 }

@@ -402,8 +402,8 @@ template <typename Test> void for_all_vector_products(Test &&test) {
     }
 }
 
-Rounding vector_rounding(Storage storage) {
-    return traits(storage).quantised ? Rounding::vector16 : Rounding::none;
+Rounding vector_rounding(const VectorProduct &product) {
+    return product.bits == 8 ? Rounding::block8 : product.bits == 16 ? Rounding::vector16 : Rounding::none;
 }
 
 std::string vector_subject(Storage storage) {
@@ -428,7 +428,7 @@ TEST(vector_products_are_within_their_ceilings) {
                     const auto products = multiply_vector(product, w, first_row, x.row(t), check);
                     for (int r = first_row; r < w.n_rows(); ++r) {
                         const Expected expected =
-                            expected_product(vector_rounding(storage), w.exact(r), x.row(t));
+                            expected_product(vector_rounding(product), w.exact(r), x.row(t));
                         check.near(products[static_cast<Size>(r - first_row)], expected.value,
                                    expected.ceiling);
                     }

@@ -44,6 +44,28 @@ TEST(every_chunk_is_done_exactly_once) {
     }
 }
 
+TEST(ranges_cover_every_chunk_exactly_once) {
+    const std::vector<std::byte> soon(std::size_t{1} << 20);
+    for (const int n_threads : {1, 2, 3, 7}) {
+        ThreadPool pool(n_threads);
+        for (int n_chunks = 0; n_chunks <= 1000; n_chunks += n_chunks < 40 ? 1 : 37) {
+            std::vector<std::atomic<int>> counts(static_cast<std::size_t>(n_chunks) + 1);
+            std::atomic<int> n_empty = 0;
+            for (int thread = 0; thread < n_threads; ++thread) pool.expect(thread, soon.data(), soon.size());
+            pool.run_ranges(n_chunks, [&](int first, int last, int) {
+                if (first >= last) ++n_empty;
+                for (int chunk = first; chunk < last; ++chunk) ++counts[static_cast<std::size_t>(chunk)];
+            });
+            // Chunks of the one kind of job must not be taken for the other's.
+            pool.run(n_chunks, [&](int chunk, int) { ++counts[static_cast<std::size_t>(chunk)]; });
+            for (int chunk = 0; chunk < n_chunks; ++chunk)
+                CHECK_EQ(counts[static_cast<std::size_t>(chunk)].load(), 2);
+            CHECK_EQ(counts.back().load(), 0);
+            CHECK_EQ(n_empty.load(), 0);
+        }
+    }
+}
+
 // A thread that comes late to a job must find either nothing or a chunk of the next one, whole.
 TEST(thousands_of_short_jobs_of_changing_size) {
     for (const int n_threads : {2, 3, 7}) {

@@ -16,16 +16,10 @@ void relax() {
 #endif
 }
 
-// Waits until `value` is no longer `old`: spins briefly, then sleeps.
-std::uint32_t wait_for_change(const std::atomic<std::uint32_t> &value, std::uint32_t old) {
-    for (int spin = 0; spin < n_spins; ++spin) {
-        const auto now = value.load(std::memory_order_acquire);
-        if (now != old) return now;
-        relax();
-    }
-    value.wait(old, std::memory_order_acquire);
-    return value.load(std::memory_order_acquire);
-}
+constexpr std::uint64_t halves_bit = std::uint64_t{1} << 63;
+
+constexpr std::size_t line_bytes = 64;
+constexpr std::size_t lines_a_spin = 2;  // take memory about as long as a spin without them
 
 }  // namespace
 
@@ -51,18 +45,38 @@ void ThreadPool::stop() {
     threads_.clear();
 }
 
-void ThreadPool::check_abort() const {
-    if (aborted_.load(std::memory_order_relaxed)) throw Aborted();
+void ThreadPool::expect(int thread, const std::byte *begin, std::size_t bytes) {
+    Stretch &stretch = stretches_[static_cast<std::size_t>(thread)];
+    stretch.expected_begin.store(begin, std::memory_order_relaxed);
+    stretch.expected_end.store(begin + bytes, std::memory_order_relaxed);
 }
 
-void ThreadPool::run_job(int n_chunks, Job job) {
+std::uint32_t ThreadPool::wait_for_change(const std::atomic<std::uint32_t> &value, std::uint32_t old,
+                                          int thread) {
+    const Stretch &stretch = stretches_[static_cast<std::size_t>(thread)];
+    const std::byte *line = stretch.expected_begin.load(std::memory_order_relaxed);
+    const std::byte *const end = stretch.expected_end.load(std::memory_order_relaxed);
+    for (int spin = 0; spin < n_spins; ++spin) {
+        const auto now = value.load(std::memory_order_acquire);
+        if (now != old) return now;
+        for (std::size_t i = 0; i < lines_a_spin && line < end; ++i, line += line_bytes)
+            __builtin_prefetch(line, 0, 2);
+        relax();
+    }
+    value.wait(old, std::memory_order_acquire);
+    return value.load(std::memory_order_acquire);
+}
+
+void ThreadPool::check_abort() const {
+    if (aborted()) throw Aborted();
+}
+
+void ThreadPool::run_job(int n_chunks, bool in_halves, Job job) {
     check_abort();
     if (n_chunks <= 0) return;
     if (threads_.empty() || n_chunks == 1) {
-        for (int chunk = 0; chunk < n_chunks; ++chunk) {
-            check_abort();
-            job.call(job.context, chunk, 0);
-        }
+        job.call(job.context, 0, n_chunks, 0);
+        check_abort();
         return;
     }
     job_ = job;
@@ -71,13 +85,14 @@ void ThreadPool::run_job(int n_chunks, Job job) {
     for (std::size_t i = 0; i < stretches_.size(); ++i) {
         const std::uint64_t begin = n * i / stretches_.size();
         const std::uint64_t end = n * (i + 1) / stretches_.size();
-        stretches_[i].claims.store(end << 32 | begin, std::memory_order_release);
+        stretches_[i].claims.store((in_halves ? halves_bit : 0) | end << 32 | begin,
+                                   std::memory_order_release);
     }
     epoch_.fetch_add(1);
     epoch_.notify_all();
     work_on_claimed_chunks(0);
     for (auto left = n_left_.load(std::memory_order_acquire); left != 0;)
-        left = wait_for_change(n_left_, left);
+        left = wait_for_change(n_left_, left, 0);
     check_abort();
 }
 
@@ -89,15 +104,18 @@ void ThreadPool::work_on_claimed_chunks(int thread) {
 
 void ThreadPool::work_on_stretch(Stretch &stretch, int thread) {
     auto claims = stretch.claims.load(std::memory_order_acquire);
-    while (static_cast<std::uint32_t>(claims) < claims >> 32) {
-        if (!stretch.claims.compare_exchange_weak(claims, claims + 1, std::memory_order_acq_rel,
+    for (;;) {
+        const auto first = static_cast<std::uint32_t>(claims);
+        const auto end = static_cast<std::uint32_t>((claims & ~halves_bit) >> 32);
+        if (first >= end) return;
+        const std::uint32_t n = (claims & halves_bit) != 0 ? (end - first + 1) / 2 : 1;
+        if (!stretch.claims.compare_exchange_weak(claims, claims + n, std::memory_order_acq_rel,
                                                   std::memory_order_acquire)) {
             continue;
         }
         // An aborted job still counts its chunks, so that its end is seen.
-        if (!aborted_.load(std::memory_order_relaxed))
-            job_.call(job_.context, static_cast<int>(static_cast<std::uint32_t>(claims)), thread);
-        if (n_left_.fetch_sub(1) == 1) n_left_.notify_one();
+        if (!aborted()) job_.call(job_.context, static_cast<int>(first), static_cast<int>(first + n), thread);
+        if (n_left_.fetch_sub(n) == n) n_left_.notify_one();
         claims = stretch.claims.load(std::memory_order_acquire);
     }
 }
@@ -106,7 +124,7 @@ void ThreadPool::worker(int thread) {
     std::uint32_t seen = 0;
     while (!stopping_.load(std::memory_order_relaxed)) {
         work_on_claimed_chunks(thread);
-        seen = wait_for_change(epoch_, seen);
+        seen = wait_for_change(epoch_, seen, thread);
     }
 }
 

@@ -431,12 +431,12 @@ template <Storage Stored> void multiply_plain(const std::byte *rows, Size row_by
 }
 
 const VectorProduct *vector_product(Storage storage) {
-    static constexpr VectorProduct q4_0{stream_bytes<NibbleRow>, prepare_stream<NibbleRow>,
+    static constexpr VectorProduct q4_0{16, stream_bytes<NibbleRow>, prepare_stream<NibbleRow>,
                                         multiply_stream<Words, NibbleRow>};
-    static constexpr VectorProduct q8_0{stream_bytes<ByteRow>, prepare_stream<ByteRow>,
+    static constexpr VectorProduct q8_0{16, stream_bytes<ByteRow>, prepare_stream<ByteRow>,
                                         multiply_stream<Words, ByteRow>};
-    static constexpr VectorProduct f32{single_row_bytes, prepare_plain, multiply_plain<Storage::f32>};
-    static constexpr VectorProduct f16{single_row_bytes, prepare_plain, multiply_plain<Storage::f16>};
+    static constexpr VectorProduct f32{32, single_row_bytes, prepare_plain, multiply_plain<Storage::f32>};
+    static constexpr VectorProduct f16{32, single_row_bytes, prepare_plain, multiply_plain<Storage::f16>};
     switch (storage) {
     case Storage::q4_0:
         return &q4_0;

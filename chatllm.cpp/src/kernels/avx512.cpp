@@ -410,8 +410,8 @@ float largest_magnitude(__m512 a, __m512 b) {
 }
 
 // Rounds to whole numbers in [-most, most]; what is no number becomes -most by the order of the operands.
-__m512i quantise(__m512 x, float inverse, float most) {
-    __m512 scaled = _mm512_mul_ps(x, _mm512_set1_ps(inverse));
+__m512i quantise(__m512 x, __m512 inverse, float most) {
+    __m512 scaled = _mm512_mul_ps(x, inverse);
     scaled = _mm512_max_ps(scaled, _mm512_set1_ps(-most));
     scaled = _mm512_min_ps(scaled, _mm512_set1_ps(most));
     return _mm512_cvt_roundps_epi32(scaled, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -438,7 +438,7 @@ void pack_quants(const float *x, Size stride, int n_rows, int n_cols, std::byte 
             const __m512 low = _mm512_loadu_ps(block);
             const __m512 high = _mm512_loadu_ps(block + 16);
             const float largest = largest_magnitude(low, high);
-            const float inverse = largest > 0 ? most_quant<Planes> / largest : 0.0f;
+            const __m512 inverse = _mm512_set1_ps(largest > 0 ? most_quant<Planes> / largest : 0.0f);
             const float scale = largest / most_quant<Planes>;
             const __m512i first = quantise(low, inverse, most_quant<Planes>);
             const __m512i second = quantise(high, inverse, most_quant<Planes>);
@@ -538,42 +538,54 @@ void multiply_precise(const std::byte *tile, int n_rows, const std::byte *panel,
 // begins the first word of the first block or ends the last word of the first. So the vector is spread out to
 // match: where the row has a scale, the vector has zeros. Only the scales themselves have to be moved, to all
 // words of their block, by one permutation of this register and the one before; its pattern repeats every 32
-// blocks.
+// blocks. Words also are what the vector is quantised by, to 8 bits: with 16 the processor would multiply
+// more slowly than two cores can read.
 
 constexpr int n_stream_rows = 4;
-constexpr Size prefetch_distance = 8192;  // ahead in memory order: what the hardware's own prefetcher follows
+// Fetched ahead is in memory order, which the hardware's own prefetcher follows, and not in that of use: rows
+// that are read together have to be fetched before the first of them begins. Where they are long that is more
+// than the first-level cache holds beside the vector.
+constexpr Size near_distance = 8192;
+constexpr Size far_distance = 16384;
+constexpr Size most_near_bytes = 8000;  // of rows that are read together
 
 template <int BlockBytes> struct Stream {
     static constexpr Size block = BlockBytes;
     static constexpr Size period = 32 * block / lane_bytes;  // registers of a row until the pattern repeats
     static constexpr bool nibbles = BlockBytes == 18;
-    static constexpr Size n_vectors = nibbles ? 4 : 2;          // upper and lower byte of each half
-    static constexpr Size step = (n_vectors + 1) * lane_bytes;  // of a prepared register: those, and the sums
+    static constexpr Size n_vectors = nibbles ? 2 : 1;
 
     static Size row_bytes(int n_cols) { return n_blocks(n_cols) * block; }
     static Size n_registers(int n_cols) { return (row_bytes(n_cols) + lane_bytes - 1) / lane_bytes; }
-    // Scale, permutations, vectors.
-    static Size vectors_at() { return (1 + period) * lane_bytes; }
-    static Size prepared_bytes(int n_cols) { return vectors_at() + n_registers(n_cols) * step; }
+
+    // Prepared are the permutations and then, each as long as the row, the vectors, sums and scales.
+    static constexpr Size permutations_bytes = period * lane_bytes;
+    static Size plane_bytes(int n_cols) { return n_registers(n_cols) * lane_bytes; }
+    static Size prepared_bytes(int n_cols) {
+        return permutations_bytes + (n_vectors + 2) * plane_bytes(n_cols) +
+               lane_bytes;  // stored beyond the end
+    }
 };
 
 template <int BlockBytes> Size stream_bytes(int n_cols) { return Stream<BlockBytes>::prepared_bytes(n_cols); }
 
-// The vector is quantised to 16 bits with one scale.
-template <int BlockBytes> void prepare_stream(const float *x, int n_cols, std::byte *prepared) {
-    using S = Stream<BlockBytes>;
-    __builtin_memset(prepared, 0, S::prepared_bytes(n_cols));
-    const __m512 zero = _mm512_setzero_ps();
-    __m512 magnitudes = zero;
-    for (int c = 0; c < n_cols; c += 16) {
-        magnitudes = _mm512_max_ps(_mm512_max_ps(_mm512_abs_ps(_mm512_loadu_ps(x + c)), zero), magnitudes);
-    }
-    const float largest = _mm512_reduce_max_ps(magnitudes);
-    const float inverse = largest > 0 ? most_quant<2> / largest : 0.0f;
-    const float scale = largest / most_quant<2>;
-    __builtin_memcpy(prepared, &scale, sizeof(scale));
+template <int N> __m512 rotate_floats(__m512 x) {
+    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(x), _mm512_castps_si512(x), N));
+}
 
-    auto *permutations = reinterpret_cast<std::uint16_t *>(prepared + lane_bytes);
+// The largest of each aligned four, in all of the four.
+__m512 largest_of_fours(__m512 x) {
+    x = _mm512_max_ps(x, _mm512_permute_ps(x, _MM_SHUFFLE(2, 3, 0, 1)));
+    return _mm512_max_ps(x, _mm512_permute_ps(x, _MM_SHUFFLE(1, 0, 3, 2)));
+}
+
+void store_bytes(std::byte *out, __m512i numbers) {
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(out), _mm512_cvtepi32_epi8(numbers));
+}
+
+template <int BlockBytes> void prepare_permutations(std::byte *prepared) {
+    using S = Stream<BlockBytes>;
+    auto *permutations = reinterpret_cast<std::uint16_t *>(prepared);
     constexpr Size words =
         S::block / 2;  // of two blocks, of 32 bits; the scale of block b is half word b * words
     for (Size word = 0; word < S::period * 16; ++word) {
@@ -583,74 +595,94 @@ template <int BlockBytes> void prepare_stream(const float *x, int n_cols, std::b
         permutations[word / 16 * 32 + word % 16] = static_cast<std::uint16_t>(
             at + 32 - first);  // from 32 on in this register, below in the one before
     }
+}
 
-    std::byte *vectors = prepared + S::vectors_at();
-    // Sixteen bytes of one of the vectors, at byte `at` of the row.
-    const auto put = [vectors](Size vector, Size at, __m512i quants) {
-        alignas(16) std::byte bytes[16];
-        _mm_store_si128(reinterpret_cast<__m128i *>(bytes), _mm512_cvtepi32_epi8(quants));
-        const Size here = lane_bytes - at % lane_bytes < 16 ? lane_bytes - at % lane_bytes : 16;
-        std::byte *out = vectors + at / lane_bytes * S::step + vector * lane_bytes;
-        __builtin_memcpy(out + at % lane_bytes, bytes, here);
-        if (here < 16) __builtin_memcpy(out + S::step, bytes + here, 16 - here);
-    };
+// The columns of a word, or in q4_0 the four and the four sixteen columns on, have a scale of their own; but
+// the first two of an even block share that of its last two.
+template <int BlockBytes> void prepare_stream(const float *x, int n_cols, std::byte *prepared) {
+    using S = Stream<BlockBytes>;
+    prepare_permutations<BlockBytes>(prepared);
+    const Size plane = S::plane_bytes(n_cols);
+    std::byte *vectors = prepared + S::permutations_bytes;
+    std::byte *sums = vectors + S::n_vectors * plane;
+    std::byte *scales = sums + plane;
+    // What the last register has behind the row.
+    for (std::byte *each = vectors; each <= scales; each += plane)
+        _mm512_storeu_si512(each + plane - lane_bytes, _mm512_setzero_si512());
+
+    // The column, modulo 16, that each word of a block begins with.
+    const __m512i even_columns = _mm512_setr_epi32(0, 2, 6, 10, 14, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0);
+    const __m512i odd_columns = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0);
+    const __m512 zero = _mm512_setzero_ps();
+    const __m512 most = _mm512_set1_ps(most_quant<1>);
+    const __m512 step = _mm512_set1_ps(1 / most_quant<1>);
     for (Size b = 0; b < n_blocks(n_cols); ++b) {
-        for (Size half = 0; half < 2; ++half) {
-            const __m512i quants =
-                quantise(_mm512_loadu_ps(x + b * quant_block + half * 16), inverse, most_quant<2>);
-            const __m512i upper = _mm512_srai_epi32(_mm512_add_epi32(quants, _mm512_set1_epi32(128)), 8);
-            const Size at = b * S::block + 2 + (S::nibbles ? 0 : 16 * half);
-            const Size vector = S::nibbles ? 2 * half : 0;
-            put(vector, at, upper);
-            put(vector + 1, at, quants);
+        const bool even = b % 2 == 0;
+        const __m512 first = _mm512_loadu_ps(x + b * quant_block);
+        const __m512 second = _mm512_loadu_ps(x + b * quant_block + 16);
+        // What is no number counts for nothing.
+        __m512 largest = _mm512_max_ps(_mm512_max_ps(_mm512_abs_ps(first), zero),
+                                       _mm512_max_ps(_mm512_abs_ps(second), zero));
+        if (even) largest = rotate_floats<14>(largest);
+        largest = largest_of_fours(largest);
+        if (even) largest = rotate_floats<2>(largest);
+        const __mmask16 some = _mm512_cmp_ps_mask(largest, zero, _CMP_GT_OQ);
+        const __m512 inverse = _mm512_maskz_div_ps(some, most, largest);
+        // Zeros where the row has its scale, then the numbers.
+        std::byte *at = vectors + b * S::block;
+        __builtin_memset(at, 0, 2);
+        store_bytes(at + 2, quantise(first, inverse, most_quant<1>));
+        if (S::nibbles) {
+            __builtin_memset(at + plane, 0, 2);
+            store_bytes(at + plane + 2, quantise(second, inverse, most_quant<1>));
+        } else {
+            store_bytes(at + 18, quantise(second, inverse, most_quant<1>));
         }
+        // From the word that begins with this block's scale, or that follows it.
+        const Size first_word = (b * S::block + 2) / 4;
+        // Those behind this block's are overwritten by the next; a masked store would be slow.
+        const __m512 of_words =
+            _mm512_permutexvar_ps(even ? even_columns : odd_columns, _mm512_mul_ps(largest, step));
+        _mm512_storeu_si512(scales + first_word * 4, _mm512_castps_si512(of_words));
     }
+    const Size used = (S::row_bytes(n_cols) + 3) / 4 * 4;
+    __builtin_memset(scales + used, 0, plane - used);
     // What the weights' bias adds to each word, to begin its sum with.
     const __m512i bias = _mm512_set1_epi8(static_cast<char>(S::nibbles ? 8 : 128));
-    for (Size i = 0; i < S::n_registers(n_cols); ++i) {
-        std::byte *vector = vectors + i * S::step;
-        __m512i upper = _mm512_setzero_si512();
-        __m512i lower = _mm512_setzero_si512();
-        for (Size v = 0; v < S::n_vectors; v += 2) {
-            upper = _mm512_dpbusd_epi32(upper, bias, _mm512_loadu_si512(vector + v * lane_bytes));
-            lower = _mm512_dpbusd_epi32(lower, bias, _mm512_loadu_si512(vector + (v + 1) * lane_bytes));
-        }
-        const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(upper, 8), lower);
-        _mm512_storeu_si512(vector + S::n_vectors * lane_bytes,
-                            _mm512_sub_epi32(_mm512_setzero_si512(), sum));
+    for (Size i = 0; i < plane; i += lane_bytes) {
+        __m512i sum = _mm512_setzero_si512();
+        for (Size v = 0; v < S::n_vectors; ++v)
+            sum = _mm512_dpbusd_epi32(sum, bias, _mm512_loadu_si512(vectors + v * plane + i));
+        _mm512_storeu_si512(sums + i, _mm512_sub_epi32(_mm512_setzero_si512(), sum));
     }
 }
 
 template <int BlockBytes> struct StreamVectors {
     __m512i vectors[Stream<BlockBytes>::n_vectors];
     __m512i sums;
+    __m512 scales;
     __m512i permutation;
 };
 
 // One register of a row: its words' sums, scaled.
 template <int BlockBytes>
 __m512 stream_step(__m512i packed, __m512i before, const StreamVectors<BlockBytes> &x, __m512 sum) {
-    __m512i upper = _mm512_setzero_si512();
-    __m512i lower = x.sums;
+    __m512i product = x.sums;
     if (Stream<BlockBytes>::nibbles) {
         const __m512i mask = _mm512_set1_epi8(15);
-        const __m512i low = _mm512_and_si512(packed, mask);
         const __m512i high = _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask);
-        upper = _mm512_dpbusd_epi32(upper, low, x.vectors[0]);
-        lower = _mm512_dpbusd_epi32(lower, low, x.vectors[1]);
-        upper = _mm512_dpbusd_epi32(upper, high, x.vectors[Stream<BlockBytes>::n_vectors - 2]);
-        lower = _mm512_dpbusd_epi32(lower, high, x.vectors[Stream<BlockBytes>::n_vectors - 1]);
+        product = _mm512_dpbusd_epi32(product, _mm512_and_si512(packed, mask), x.vectors[0]);
+        product = _mm512_dpbusd_epi32(product, high, x.vectors[Stream<BlockBytes>::n_vectors - 1]);
     } else {
         const __m512i flipped = _mm512_xor_si512(packed, _mm512_set1_epi8(static_cast<char>(0x80)));
-        upper = _mm512_dpbusd_epi32(upper, flipped, x.vectors[0]);
-        lower = _mm512_dpbusd_epi32(lower, flipped, x.vectors[1]);
+        product = _mm512_dpbusd_epi32(product, flipped, x.vectors[0]);
     }
-    const __m512i product = _mm512_add_epi32(_mm512_slli_epi32(upper, 8), lower);
-    const __m512i scales = _mm512_permutex2var_epi16(before, x.permutation, packed);
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), _mm512_cvtph_ps(_mm512_castsi512_si256(scales)), sum);
+    const __m512i halves = _mm512_permutex2var_epi16(before, x.permutation, packed);
+    const __m512 scales = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(halves)), x.scales);
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), scales, sum);
 }
 
-template <int BlockBytes, int R>
+template <int BlockBytes, int R, bool Far>
 void stream_rows(const std::byte *rows, Size row_bytes, int n_cols, const std::byte *prepared, float *out) {
     using S = Stream<BlockBytes>;
     __m512 sums[R];
@@ -659,50 +691,59 @@ void stream_rows(const std::byte *rows, Size row_bytes, int n_cols, const std::b
         sums[r] = _mm512_setzero_ps();
         before[r] = _mm512_setzero_si512();
     }
-    const std::byte *const first_permutation = prepared + lane_bytes;
-    const std::byte *permutation = first_permutation;
-    const std::byte *vectors = prepared + S::vectors_at();
-    const std::byte *ahead = rows + prefetch_distance;
-    const Size n_registers = S::n_registers(n_cols);
-    const Size tail = S::row_bytes(n_cols) % lane_bytes;
-    const auto tail_mask = tail == 0 ? ~__mmask64{0} : (__mmask64{1} << tail) - 1;
-    for (Size i = 0; i < n_registers; ++i, vectors += S::step, ahead += R * lane_bytes) {
+    const std::byte *permutation = prepared;
+    const std::byte *vectors = prepared + S::permutations_bytes;
+    const Size plane = S::plane_bytes(n_cols);
+    const std::byte *ahead = rows + (Far ? far_distance : near_distance);
+    // `load` reads a register of a row.
+    const auto step = [&](Size i, auto load) {
         StreamVectors<BlockBytes> x;
-        UNROLL for (Size v = 0; v < S::n_vectors; ++v) x.vectors[v] =
-            _mm512_loadu_si512(vectors + v * lane_bytes);
-        x.sums = _mm512_loadu_si512(vectors + S::n_vectors * lane_bytes);
+        UNROLL for (Size v = 0; v < S::n_vectors; ++v) x.vectors[v] = _mm512_loadu_si512(vectors + v * plane);
+        x.sums = _mm512_loadu_si512(vectors + S::n_vectors * plane);
+        x.scales = load_floats(vectors + (S::n_vectors + 1) * plane);
         x.permutation = _mm512_loadu_si512(permutation);
         permutation += lane_bytes;
-        if (permutation == prepared + S::vectors_at()) permutation = first_permutation;
+        if (permutation == prepared + S::permutations_bytes) permutation = prepared;
+        vectors += lane_bytes;
         const std::byte *at = rows + i * lane_bytes;
         UNROLL for (int r = 0; r < R; ++r, at += row_bytes) {
-            // Not a byte behind the last row: the mapping may end there.
-            const __m512i packed =
-                i + 1 < n_registers ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi8(tail_mask, at);
-            _mm_prefetch(reinterpret_cast<const char *>(ahead + size(r) * lane_bytes), _MM_HINT_T0);
+            const __m512i packed = load(at);
+            _mm_prefetch(reinterpret_cast<const char *>(ahead + size(r) * lane_bytes),
+                         Far ? _MM_HINT_T1 : _MM_HINT_T0);
             sums[r] = stream_step<BlockBytes>(packed, before[r], x, sums[r]);
             before[r] = packed;
         }
+        ahead += R * lane_bytes;
+    };
+    const Size n_whole = S::row_bytes(n_cols) / lane_bytes;
+    for (Size i = 0; i < n_whole; ++i) step(i, [](const std::byte *at) { return _mm512_loadu_si512(at); });
+    if (const Size tail = S::row_bytes(n_cols) % lane_bytes; tail != 0) {
+        // Not a byte behind the last row: the mapping may end there.
+        const __mmask64 mask = (__mmask64{1} << tail) - 1;
+        step(n_whole, [mask](const std::byte *at) { return _mm512_maskz_loadu_epi8(mask, at); });
     }
-    float scale;
-    __builtin_memcpy(&scale, prepared, sizeof(scale));
     if (R == 4) {
-        _mm_storeu_ps(
-            out, _mm_mul_ps(_mm_set1_ps(scale), sum_four(sums[0], sums[1 % R], sums[2 % R], sums[3 % R])));
+        _mm_storeu_ps(out, sum_four(sums[0], sums[1 % R], sums[2 % R], sums[3 % R]));
     } else {
-        UNROLL for (int r = 0; r < R; ++r) out[r] = scale * _mm512_reduce_add_ps(sums[r]);
+        UNROLL for (int r = 0; r < R; ++r) out[r] = _mm512_reduce_add_ps(sums[r]);
     }
+}
+
+template <int BlockBytes, bool Far> void multiply_groups(const std::byte *rows, Size row_bytes, int n_rows,
+                                                         int n_cols, const std::byte *prepared, float *out) {
+    int r = 0;
+    for (; r + n_stream_rows <= n_rows; r += n_stream_rows)
+        stream_rows<BlockBytes, n_stream_rows, Far>(rows + size(r) * row_bytes, row_bytes, n_cols, prepared,
+                                                    out + r);
+    for (; r < n_rows; ++r)
+        stream_rows<BlockBytes, 1, Far>(rows + size(r) * row_bytes, row_bytes, n_cols, prepared, out + r);
 }
 
 template <int BlockBytes> void multiply_stream(const std::byte *rows, Size row_bytes, int n_rows, int n_cols,
                                                const std::byte *prepared, float *out) {
-    int r = 0;
-    for (; r + n_stream_rows <= n_rows; r += n_stream_rows) {
-        stream_rows<BlockBytes, n_stream_rows>(rows + size(r) * row_bytes, row_bytes, n_cols, prepared,
-                                               out + r);
-    }
-    for (; r < n_rows; ++r)
-        stream_rows<BlockBytes, 1>(rows + size(r) * row_bytes, row_bytes, n_cols, prepared, out + r);
+    const bool far = n_stream_rows * row_bytes > most_near_bytes;
+    (far ? multiply_groups<BlockBytes, true> : multiply_groups<BlockBytes, false>)(rows, row_bytes, n_rows,
+                                                                                   n_cols, prepared, out);
 }
 
 // f32 and f16: the vector as it is.
@@ -722,7 +763,7 @@ template <Storage Stored> void multiply_plain(const std::byte *rows, Size row_by
             row[r] = rows + size(first + r < n_rows ? first + r : n_rows - 1) * row_bytes;
             sums[r] = _mm512_setzero_ps();
         }
-        const std::byte *ahead = row[0] + prefetch_distance;
+        const std::byte *ahead = row[0] + near_distance;
         for (int c = 0; c < n_cols; c += 16) {
             const __m512 x = load_values(Storage::f32, prepared, c, n_cols);
             UNROLL for (int r = 0; r < n_stream_rows; ++r) sums[r] =
@@ -739,10 +780,10 @@ template <Storage Stored> void multiply_plain(const std::byte *rows, Size row_by
 }
 
 const VectorProduct *vector_product(Storage storage) {
-    static constexpr VectorProduct q4_0{stream_bytes<18>, prepare_stream<18>, multiply_stream<18>};
-    static constexpr VectorProduct q8_0{stream_bytes<34>, prepare_stream<34>, multiply_stream<34>};
-    static constexpr VectorProduct f32{plain_bytes, prepare_plain, multiply_plain<Storage::f32>};
-    static constexpr VectorProduct f16{plain_bytes, prepare_plain, multiply_plain<Storage::f16>};
+    static constexpr VectorProduct q4_0{8, stream_bytes<18>, prepare_stream<18>, multiply_stream<18>};
+    static constexpr VectorProduct q8_0{8, stream_bytes<34>, prepare_stream<34>, multiply_stream<34>};
+    static constexpr VectorProduct f32{32, plain_bytes, prepare_plain, multiply_plain<Storage::f32>};
+    static constexpr VectorProduct f16{32, plain_bytes, prepare_plain, multiply_plain<Storage::f16>};
     switch (storage) {
     case Storage::q4_0:
         return &q4_0;

@@ -41,9 +41,9 @@ void multiply_quick(const std::byte *tile, int n_rows, const std::byte *panel, i
 }
 
 const VectorProduct *vector_product(Storage storage) {
-    static constexpr VectorProduct q4_0{stream_bytes<NibbleRow>, prepare_stream<NibbleRow>,
+    static constexpr VectorProduct q4_0{16, stream_bytes<NibbleRow>, prepare_stream<NibbleRow>,
                                         multiply_stream<Words, NibbleRow>};
-    static constexpr VectorProduct q8_0{stream_bytes<ByteRow>, prepare_stream<ByteRow>,
+    static constexpr VectorProduct q8_0{16, stream_bytes<ByteRow>, prepare_stream<ByteRow>,
                                         multiply_stream<Words, ByteRow>};
     if (storage == Storage::q4_0) return &q4_0;
     if (storage == Storage::q8_0) return &q8_0;

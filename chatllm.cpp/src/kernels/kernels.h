@@ -40,6 +40,9 @@ struct Arithmetic {
 // Products of a matrix with one vector, straight from the rows where they lie: a pass over memory and no
 // more. `prepare` brings the vector into the layout that `multiply` wants, in prepared_bytes(n_cols) bytes.
 struct VectorProduct {
+    // Of the vector as it is multiplied: 32, as it is; 16, with one scale; 8, with a scale for at most 32
+    // columns.
+    int bits;
     std::size_t (*prepared_bytes)(int n_cols);
     void (*prepare)(const float *x, int n_cols, std::byte *prepared);
     // out[r] for n_rows rows that lie row_bytes apart.

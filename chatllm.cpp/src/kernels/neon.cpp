@@ -576,12 +576,12 @@ template <Storage Stored> void multiply_plain(const std::byte *rows, Size row_by
 }
 
 const VectorProduct *vector_product(Storage storage) {
-    static constexpr VectorProduct q4_0{vector_prepared_bytes, prepare_vector,
+    static constexpr VectorProduct q4_0{16, vector_prepared_bytes, prepare_vector,
                                         multiply_vector<Storage::q4_0>};
-    static constexpr VectorProduct q8_0{vector_prepared_bytes, prepare_vector,
+    static constexpr VectorProduct q8_0{16, vector_prepared_bytes, prepare_vector,
                                         multiply_vector<Storage::q8_0>};
-    static constexpr VectorProduct f32{single_row_bytes, prepare_plain, multiply_plain<Storage::f32>};
-    static constexpr VectorProduct f16{single_row_bytes, prepare_plain, multiply_plain<Storage::f16>};
+    static constexpr VectorProduct f32{32, single_row_bytes, prepare_plain, multiply_plain<Storage::f32>};
+    static constexpr VectorProduct f16{32, single_row_bytes, prepare_plain, multiply_plain<Storage::f16>};
     switch (storage) {
     case Storage::q4_0:
         return &q4_0;

@@ -9,8 +9,8 @@ namespace {
 // Of a chunk of many rows, few enough that an abort is seen in time.
 constexpr int most_chunk_tiles = 4;
 constexpr std::int64_t most_chunk_operations = std::int64_t{1} << 31;
-constexpr int most_vector_rows = 1024;
-constexpr std::int64_t vector_chunk_bytes = std::int64_t{1} << 17;  // of weights: some microseconds of memory
+constexpr int most_sums = 1024;
+constexpr std::int64_t vector_chunk_bytes = std::int64_t{1} << 15;  // of weights: some microseconds of memory
 
 constexpr std::size_t aligned(std::size_t bytes) {
     return (bytes + kernel_alignment - 1) / kernel_alignment * kernel_alignment;
@@ -19,6 +19,13 @@ constexpr std::size_t aligned(std::size_t bytes) {
 std::size_t tile_bytes(const Kernels &kernels, int n_cols) {
     return aligned(std::max({kernels.single.tile_bytes(n_cols), kernels.half.tile_bytes(n_cols),
                              kernels.precise.tile_bytes(n_cols)}));
+}
+
+// Rows of a chunk that meets one row of activations.
+int vector_step(const Tensor &weight) {
+    const auto row_bytes = static_cast<std::int64_t>(weight.row_bytes());
+    return static_cast<int>(
+        std::clamp<std::int64_t>(vector_chunk_bytes / row_bytes / 4 * 4, 4, weight.rows() + 4));
 }
 
 // Rows that are read next, while these are multiplied.
@@ -93,15 +100,27 @@ public:
 
     int size() const { return size_; }
 
-    Chunk operator[](int index) const {
-        std::size_t part = 0;
-        for (; index >= chunks_of(products_[part]); ++part) index -= chunks_of(products_[part]);
-        const int first = index * step_;
-        return {together_ ? products_ : products_.subspan(part, 1), first,
-                std::min(first + step_, products_[part].weight->rows())};
+    Chunk operator[](int index) const { return join(index, index + 1); }
+
+    // As many of the chunks [index, end) as follow each other in one product; moves index past them.
+    Chunk take(int &index, int end) const {
+        const Chunk chunk = join(index, end);
+        index += (chunk.last - chunk.first + step_ - 1) / step_;
+        return chunk;
     }
 
 private:
+    Chunk join(int index, int end) const {
+        std::size_t part = 0;
+        for (; index >= chunks_of(products_[part]); ++part) {
+            index -= chunks_of(products_[part]);
+            end -= chunks_of(products_[part]);
+        }
+        const int n_rows = products_[part].weight->rows();
+        end = std::min(end, chunks_of(products_[part]));
+        return {together_ ? products_ : products_.subspan(part, 1), index * step_,
+                std::min(end * step_, n_rows)};
+    }
     int chunks_of(const Product &each) const { return (each.weight->rows() + step_ - 1) / step_; }
 
     std::span<const Product> products_;
@@ -159,8 +178,17 @@ void Compute::count(const Tensor &weight, std::int64_t operations) {
     stages_.add(work);
 }
 
+void Compute::expect(std::span<const Product> next) {
+    const Chunks chunks(next, Finish::none, vector_step(*next[0].weight));
+    for (int thread = 0; thread < n_threads(); ++thread) {
+        const auto [parts, first, last] = chunks[chunks.size() * thread / n_threads()];
+        const Tensor &weight = *parts[0].weight;
+        pool_.expect(thread, weight.row(first), static_cast<std::size_t>(last - first) * weight.row_bytes());
+    }
+}
+
 void Compute::linear(const float *x, int n, int n_cols, int n_precise, std::span<const Product> products,
-                     Finish finish, std::byte *panels) {
+                     Finish finish, std::byte *panels, std::span<const Product> next) {
     // All at once, unless the file stores them in different ways.
     const auto same = [&](const Product &other) { return other.weight->type == products[0].weight->type; };
     if (!std::all_of(products.begin(), products.end(), same)) {
@@ -175,6 +203,7 @@ void Compute::linear(const float *x, int n, int n_cols, int n_precise, std::span
         return;
     }
     for (const Product &product : products) count(*product.weight, 2 * product.weight->n_elements() * n);
+    if (n == 1 && !next.empty()) expect(next);
     const VectorProduct *vector = n == 1 ? kernels_.vector_product(products[0].weight->type) : nullptr;
     if (vector != nullptr) {
         multiply_vector(x, products, *vector, finish, panels);
@@ -203,23 +232,34 @@ void Compute::multiply_vector(const float *x, std::span<const Product> products,
                               Finish finish, std::byte *prepared) {
     const int n_cols = products[0].weight->cols();
     kernel.prepare(x, n_cols, prepared);
-    const auto row_bytes = static_cast<std::int64_t>(products[0].weight->row_bytes());
-    const auto step = static_cast<int>(
-        std::clamp<std::int64_t>(vector_chunk_bytes / row_bytes / 4 * 4, 4, most_vector_rows));
-    const Chunks chunks(products, finish, step);
+    const Chunks chunks(products, finish, vector_step(*products[0].weight));
     std::size_t n_bytes = 0;
     for (const Product &each : products) n_bytes += each.weight->n_bytes;
-    share(chunks.size(), n_bytes, [&](int index, int) {
-        const auto [parts, first, last] = chunks[index];
-        for (const Product &each : parts) {
-            float sums[most_vector_rows];
-            float *out = each.accumulate ? sums : each.out + first;
-            kernel.multiply(each.weight->row(first), each.weight->row_bytes(), last - first, n_cols, prepared,
-                            out);
-            if (each.accumulate) kernels_.add(each.out + first, sums, last - first);
+    const auto multiply = [&](int begin, int end, int) {
+        while (begin < end) {
+            const auto [parts, first, last] = chunks.take(begin, end);
+            for (const Product &each : parts) {
+                if (!each.accumulate) {
+                    kernel.multiply(each.weight->row(first), each.weight->row_bytes(), last - first, n_cols,
+                                    prepared, each.out + first);
+                    continue;
+                }
+                for (int row = first; row < last; row += most_sums) {
+                    float sums[most_sums];
+                    const int n_rows = std::min(most_sums, last - row);
+                    kernel.multiply(each.weight->row(row), each.weight->row_bytes(), n_rows, n_cols, prepared,
+                                    sums);
+                    kernels_.add(each.out + row, sums, n_rows);
+                }
+            }
+            finish_rows(parts, first, last, 1, finish);
         }
-        finish_rows(parts, first, last, 1, finish);
-    });
+    };
+    if (n_bytes < least_shared_bytes) {
+        multiply(0, chunks.size(), 0);
+    } else {
+        pool_.run_ranges(chunks.size(), multiply);
+    }
 }
 
 void Compute::multiply_panels(const float *x, int n, int n_precise, std::span<const Product> products,

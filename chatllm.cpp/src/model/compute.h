@@ -49,9 +49,10 @@ public:
     std::size_t panel_bytes(int n, int n_cols) const;
     // out[t, r] = weight[r] . x[t] (+ bias[r]) for every product; x: [n, n_cols], all weights of n_cols
     // columns. Quantised weights meet activations of 16 bits in the last n_precise rows, and of 8 bits before
-    // them if the table is faster with those. `panels` holds panel_bytes(n, n_cols).
+    // them if the table is faster with those. `panels` holds panel_bytes(n, n_cols). Where n is 1, threads
+    // that are done begin to fetch the weights of what comes `next`.
     void linear(const float *x, int n, int n_cols, int n_precise, std::span<const Product> products,
-                Finish finish, std::byte *panels);
+                Finish finish, std::byte *panels, std::span<const Product> next = {});
 
     // Adds operations with a weight, and the weight's bytes, to the stage in progress.
     void count(const Tensor &weight, std::int64_t operations);
@@ -95,6 +96,8 @@ private:
 
     void multiply_vector(const float *x, std::span<const Product> products, const VectorProduct &kernel,
                          Finish finish, std::byte *prepared);
+    // Tells each thread the rows that it will multiply first when one row meets these.
+    void expect(std::span<const Product> next);
     void multiply_panels(const float *x, int n, int n_precise, std::span<const Product> products,
                          Finish finish, std::byte *buffer);
     // Bias and finish of rows [first, last) of n rows.

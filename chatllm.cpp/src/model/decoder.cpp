@@ -1,8 +1,8 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
-#include <initializer_list>
 #include <limits>
 
 namespace chatllm {
@@ -222,16 +222,22 @@ void Decoder::run_layer(Compute &compute, KvCache &cache, Workspace &work, int l
             }
         });
     };
-    const auto linear = [&](const float *x, int n_cols, std::initializer_list<Product> products,
-                            Finish finish = Finish::none) {
-        compute.linear(x, n, n_cols, n_precise, products, finish, work.panels_);
+    const auto linear = [&](const float *x, int n_cols, std::span<const Product> products, Finish finish,
+                            std::span<const Product> next) {
+        compute.linear(x, n, n_cols, n_precise, products, finish, work.panels_, next);
     };
+    const auto attention_inputs = [&](const Layer &of) {
+        return std::array<Product, 3>{{{of.query, nullptr, work.query_},
+                                       {of.key, nullptr, work.key_},
+                                       {of.value, nullptr, work.value_}}};
+    };
+    const auto inputs = attention_inputs(weights);
+    const Product output[] = {{weights.output, nullptr, work.x_, true}};
+    const Product gated[] = {{weights.gate, nullptr, work.gate_}, {weights.up, nullptr, work.up_}};
+    const Product down[] = {{weights.down, nullptr, work.x_, true}};
 
     normalise(weights.attention_norm);
-    linear(work.normed_, width,
-           {{weights.query, nullptr, work.query_},
-            {weights.key, nullptr, work.key_},
-            {weights.value, nullptr, work.value_}});
+    linear(work.normed_, width, inputs, Finish::none, output);
     if (n == 1) {
         attend_one(compute, cache, work, layer, first);
     } else {
@@ -242,12 +248,17 @@ void Decoder::run_layer(Compute &compute, KvCache &cache, Workspace &work, int l
     compute.stages().add(
         {.bf16_operations = 4 * n_pairs * query_width,  // the cache is f16
          .bytes = std::int64_t{2} * (first + n) * key_width * std::int64_t{sizeof(std::uint16_t)}});
-    linear(work.attended_, query_width, {{weights.output, nullptr, work.x_, true}});
+    linear(work.attended_, query_width, output, Finish::none, {gated, 1});
 
     normalise(weights.ffn_norm);
-    linear(work.normed_, width, {{weights.gate, nullptr, work.gate_}, {weights.up, nullptr, work.up_}},
-           Finish::swiglu);
-    linear(work.gate_, config_.ffn_width, {{weights.down, nullptr, work.x_, true}});
+    linear(work.normed_, width, gated, Finish::swiglu, down);
+    if (layer + 1 < config_.n_layers) {
+        linear(work.gate_, config_.ffn_width, down, Finish::none,
+               attention_inputs(layers_[static_cast<std::size_t>(layer) + 1]));
+    } else {
+        const Product logits[] = {{output_, nullptr, work.logits_}};
+        linear(work.gate_, config_.ffn_width, down, Finish::none, logits);
+    }
 }
 
 }  // namespace chatllm
