@@ -33,6 +33,21 @@ from asrswitch.convert import TYPES, convert
 from asrswitch.convert.atomic import atomic_output
 from asrswitch.convert.synth import PRESETS, synthesise
 from asrswitch.errors import AsrSwitchError, LogError, UsageError, printable
+from asrswitch.leak_check.measure import measure as measure_leaks
+from asrswitch.leak_check.measure import n_steps as n_leak_check_steps
+from asrswitch.leak_check.plan import (
+    DEFAULT_CYCLES,
+    DEFAULT_THREADS,
+    LeakCheckOptions,
+    Tool,
+    make_leak_check_plan,
+)
+from asrswitch.leak_check.plan import DEFAULT_MAX_NEW_TOKENS as DEFAULT_LEAK_CHECK_TOKENS
+from asrswitch.leak_check.plan import DEFAULT_TIMEOUT_S as DEFAULT_LEAK_CHECK_TIMEOUT_S
+from asrswitch.leak_check.report import WRITERS as LEAK_CHECK_WRITERS
+from asrswitch.leak_check.report import LeakCheckReport
+from asrswitch.leak_check.report import make_report as make_leak_check_report
+from asrswitch.memory.guard import MachineLock
 from asrswitch.memory_prediction import (
     DEFAULT_CLIP_S,
     MemoryOptions,
@@ -44,10 +59,13 @@ from asrswitch.model_facts import describe, describe_memory, model_facts
 from asrswitch.native.locate import VARIABLE, find_library
 from asrswitch.plan import (
     DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_SAMPLE_HZ,
     DEFAULT_TIMEOUT_S,
     LOG_NAME,
     Options,
+    Order,
     Strategy,
+    Trimming,
     make_out_directory,
     make_plan,
 )
@@ -66,18 +84,10 @@ _DESCRIPTION = (
     "Switch between speech models again and again; measure what it costs and whether the memory comes back."
 )
 _EPILOG = f"""\
-other commands (each has its own --help):
-  python -m asrswitch report RUN_DIR                           the tables of an earlier run
-  python -m asrswitch models convert HF_DIR OUT.bin --type T   a model file from a checkpoint
-  python -m asrswitch bench                                    each stage's speed against the processor's
-  python -m asrswitch models synth --preset 0.6b OUT.bin       one of random weights, to measure speed with
-  python -m asrswitch models show FILE                         what is in a model file, what memory it takes
-
+other commands: report RUN_DIR, bench, leak-check, models convert|synth|show; each has its own --help
 examples:
   python -m asrswitch --iters 50
   python -m asrswitch --iters 200 --model small=s.bin --model large=l.bin --check
-  python -m asrswitch --iters 20 --audio a.flac --reference @a.txt
-
 environment: INFERENCE_THREADS, CONTEXT_LENGTH, ASR_LANGUAGE, {VARIABLE} stand in for absent options.
 exit codes: 0 done, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM; with --check 3
 leak, 4 inconclusive.
@@ -153,13 +163,13 @@ def _other_output(words: Sequence[str]) -> str:
     """The remedy for a standard output that took nothing."""
     if words[:1] == ["bench"]:
         return "use --out FILE"
-    if words[:1] == ["models"]:
+    if words[:1] in (["models"], ["leak-check"]):
         return "send it to a file or a pipe that is there, with room"
     return "`report RUN_DIR` prints a run's tables"
 
 
 def _answer(words: Sequence[str]) -> int:
-    commands = {"report": _report, "models": _models, "bench": _bench}
+    commands = {"report": _report, "models": _models, "bench": _bench, "leak-check": _leak_check}
     try:
         _check_text(words)
         if words and words[0] in commands:
@@ -211,6 +221,11 @@ def _run(words: Sequence[str]) -> int:
         out=given.out,
         preload=given.preload,
         lock=given.lock,
+        trim=given.trim,
+        sample_hz=given.sample_hz,
+        order=given.order,
+        seed=given.seed,
+        allow_concurrent=given.allow_concurrent,
     )
     plan = make_plan(options, os.environ, datetime.now())
     cycles = make_schedule(plan)
@@ -220,7 +235,11 @@ def _run(words: Sequence[str]) -> int:
         return 0
     library = find_library(given.library, os.environ)
     ended_by: AsrSwitchError | None = None
-    with tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch, StopSignals() as stop:
+    with (
+        contextlib.nullcontext() if plan.allow_concurrent else MachineLock(),
+        tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch,
+        StopSignals() as stop,
+    ):
         clips = [audio.prepare(Path(clip.path), Path(scratch)) for clip in plan.clips]
         path = make_out_directory(plan.out) / LOG_NAME
         with LogWriter(path) as log, RunProgress(console, cycles) as progress:
@@ -294,6 +313,41 @@ def _bench(words: Sequence[str]) -> int:
         else:
             print(WRITERS[given.format](report, _PLAIN_WIDTH), end="")
     return 0
+
+
+def _leak_check(words: Sequence[str]) -> int:
+    given = _leak_check_parser().parse_args(words)
+    options = LeakCheckOptions(
+        tool=given.tool,
+        library=given.library,
+        models=given.model,
+        audio=given.audio,
+        cycles=given.cycles,
+        threads=given.threads,
+        max_new_tokens=given.max_new_tokens,
+        timeout_s=given.timeout,
+        driver=given.driver,
+        out=given.out,
+    )
+    plan = make_leak_check_plan(options, os.environ)
+    started_at = datetime.now()
+    with (
+        tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch,
+        StopSignals() as stop,
+        _step_bar(n_leak_check_steps(plan)) as progress,
+    ):
+        measured = measure_leaks(plan, Path(scratch), stop, progress)
+    report = make_leak_check_report(plan, measured, started_at)
+    print(LEAK_CHECK_WRITERS[given.format](report), end="")
+    return _leak_check_code(report) if given.check else 0
+
+
+def _leak_check_code(report: LeakCheckReport) -> int:
+    if report.word is Word.LEAK:
+        return _LEAK
+    if report.library_mistakes:
+        return _FAILURE
+    return _INCONCLUSIVE if report.word is Word.INCONCLUSIVE else 0
 
 
 @contextlib.contextmanager
@@ -436,6 +490,49 @@ def _bench_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _leak_check_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m asrswitch leak-check",
+        description="Load, transcribe, unload under valgrind: what is lost in each cycle, and where it was "
+        "allocated. Two runs of different length tell what grows from what is made once.",
+    )
+    add = parser.add_argument
+    add("--tool", choices=[tool.value for tool in Tool], default=Tool.MEMCHECK.value,
+        help="memcheck: lost blocks and errors; massif: the heap over time; dhat: who allocates how much; "
+        "default: %(default)s")  # fmt: skip
+    add("--library", metavar="FILE", help="another library with the same C interface")
+    add("-m", "--model", action="append", default=[], metavar="LABEL=PATH",
+        help="repeatable; default: the two embedded ones")  # fmt: skip
+    add("--audio", metavar="FILE", help="default: the embedded telephone number")
+    add("--cycles", type=int, default=DEFAULT_CYCLES, metavar="N",
+        help="of each model, in the longer run; default: %(default)s")  # fmt: skip
+    add("--threads", type=int, default=DEFAULT_THREADS, metavar="N", help="default: %(default)s")
+    add(
+        "--max-new-tokens",
+        type=int,
+        default=DEFAULT_LEAK_CHECK_TOKENS,
+        metavar="N",
+        help="default: %(default)s",
+    )
+    add("--driver", metavar="FILE",
+        help="what makes the cycles, not our worker: FILE N MODEL_A MODEL_B CLIP, a line each")  # fmt: skip
+    add("--timeout", type=float, default=DEFAULT_LEAK_CHECK_TIMEOUT_S, metavar="S",
+        help="for a phase; default: %(default)g seconds")  # fmt: skip
+    add(
+        "--format",
+        choices=LEAK_CHECK_WRITERS,
+        default="text",
+        help="default: %(default)s; json holds every site",
+    )
+    add("--out", metavar="DIR", help="keep valgrind's own files there")
+    add(
+        "--check",
+        action="store_true",
+        help="exit 3 on a leak, 1 on errors in the library, 4 when inconclusive",
+    )
+    return parser
+
+
 def _run_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m asrswitch",
@@ -473,10 +570,19 @@ def _run_parser() -> argparse.ArgumentParser:
     add(
         "--max-new-tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, metavar="N", help="default: %(default)s"
     )
-    add("--strategy", choices=[s.value for s in Strategy], default="reload",
-        help="reload: destroy and load at each turn; restart: stay loaded, clear the context")  # fmt: skip
+    add("--strategy", choices=[s.value for s in Strategy], default="reload", metavar="NAME",
+        help="reload (default); restart: one stays loaded; resident: all do; "
+        "isolate: a process a turn")  # fmt: skip
+    add("--order", choices=[o.value for o in Order], default=Order.SMALL_FIRST.value, metavar="NAME",
+        help="small-first (default), given, or shuffle by --seed")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N", help="of shuffle; default: %(default)s")
+    add("--allow-concurrent", action="store_true", help="run beside others that measure on this machine")
     add("--preload", action="store_true", help="read the whole model file ahead while loading")
     add("--lock", action="store_true", help="pin the weights in memory")
+    add("--trim", choices=[t.value for t in Trimming], default=Trimming.PROBE.value, metavar="NAME",
+        help="malloc after unloads: probe a copy (default), always, never")  # fmt: skip
+    add("--sample-hz", type=float, default=DEFAULT_SAMPLE_HZ, metavar="N",
+        help="samples of memory between readings; default: %(default)g")  # fmt: skip
     add("--out", metavar="DIR", help="for the log; default: runs/<time>")
     add("--library", metavar="FILE", help="another library with the same C interface")
     add(

@@ -15,6 +15,7 @@ from asrswitch.errors import LogError
 from asrswitch.figures import Figures
 from asrswitch.machine import Machine
 from asrswitch.memory.probe import Memory
+from asrswitch.memory.sampler import Samples
 from asrswitch.plan import Plan
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stages import Stage
@@ -22,10 +23,14 @@ from asrswitch.stages import Stage
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-SCHEMA = 1
+SCHEMA = 2
+_READABLE = (1, 2)  # what 2 has more of has defaults
 
 Point = Literal["before_load", "after_load", "after_infer", "after_unload"]
-Phase = Literal["start", "load", "transcribe", "restart", "unload"]
+Phase = Literal["start", "load", "transcribe", "restart", "unload", "trim"]
+
+
+Until = Literal[Point, "failure", "stop"]
 
 
 class TornLineWarning(UserWarning):
@@ -62,6 +67,7 @@ class WorkerStarted(_Stamped, frozen=True, tag_field="record", tag="worker"):
     worker: int
     pid: int
     log: str
+    start_ms: float | None = None  # until it was ready; logs of before it was measured have none
 
 
 class _OfCycle(_Stamped, frozen=True, kw_only=True):
@@ -77,6 +83,33 @@ class Reading(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="read
     point: Point
     memory: Memory
     malloc: Malloc | None
+
+
+class Trim(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="trim"):
+    """After a reading malloc gave back what it could, in a copy of the worker or in the worker itself.
+
+    The figures are of the one that was trimmed. ``malloc.kept_bytes`` still counts chunks inside the heap
+    whose pages went back to the system: what a trim gives back is the difference in anonymous memory. It
+    costs the worker minor faults, which count for its next reading.
+    """
+
+    point: Point
+    on: Literal["copy", "worker"]
+    anonymous_before_bytes: int | None  # None, as what follows, where there was no trim
+    anonymous_bytes: int | None
+    malloc: Malloc | None
+    ms: float  # in the worker, with the making of the copy and its end
+    failure: str | None = None
+
+
+class Timeline(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="timeline"):
+    """The worker's memory between a reading and the next, or what ended the phase, sampled.
+
+    ``samples.ms`` counts from the run's first record. Where nothing was sampled there is no record.
+    """
+
+    until: Until
+    samples: Samples
 
 
 class Load(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="load"):
@@ -110,9 +143,26 @@ class Release(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="rele
     release_ms: float
 
 
-class Failure(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="failure"):
-    """Something went wrong in a phase; the run goes on with the next cycle."""
+class CleanSlate(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="slate"):
+    """The proof, after an unload and before the next load, that nothing of the model is left.
 
+    ``excess_bytes`` is resident memory above that of the worker before its first load.
+    """
+
+    clean: bool  # memory is back within the tolerance, and the model's file is not mapped
+    mapped: bool
+    excess_bytes: int
+    settle_ms: float  # until that was seen, or memory had stopped sinking
+
+
+class Failure(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="failure"):
+    """Something went wrong in a phase.
+
+    A cycle that fails before its model is let go is tried once more in a fresh worker, and its records come
+    again; the run goes on with the next cycle in any case.
+    """
+
+    attempt: int = 1
     phase: Phase
     kind: Literal["died", "timeout", "error"]
     message: str
@@ -120,14 +170,42 @@ class Failure(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="fail
     exit_code: int | None = None
 
 
+class Skip(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="skip"):
+    """A model's remaining cycles are left out."""
+
+    message: str
+
+
+class SamplingCost(msgspec.Struct, frozen=True):
+    """What sampling took of the runner's processor time, over the whole run."""
+
+    samples: int
+    cpu_us_per_sample: float
+    cpu_ms_per_s: float
+
+
 class End(_Stamped, frozen=True, tag_field="record", tag="end"):
     """The last record of a run that was not itself killed."""
 
     reason: Literal["complete", "stopped", "failed"]
     signal: str | None = None
+    sampling: SamplingCost | None = None  # None where nothing was sampled
 
 
-Record = Run | WorkerStarted | Reading | Load | Transcription | Release | Failure | End
+Record = (
+    Run
+    | WorkerStarted
+    | Reading
+    | Trim
+    | Timeline
+    | Load
+    | Transcription
+    | Release
+    | CleanSlate
+    | Failure
+    | Skip
+    | End
+)
 
 
 class LogWriter:
@@ -219,7 +297,7 @@ def _check_schema(path: Path, line: bytes) -> None:
     """Name another schema than ours: it explains why this line, or what follows, cannot be read."""
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
         head = msgspec.json.decode(line)
-        if isinstance(head, dict) and head.get("record") == "run" and head.get("schema") != SCHEMA:
+        if isinstance(head, dict) and head.get("record") == "run" and head.get("schema") not in _READABLE:
             raise LogError(
                 f"{path}: schema {head.get('schema')}, this version reads {SCHEMA}; use the one that wrote it"
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,10 +15,13 @@ from asrswitch import __version__, machine
 from asrswitch.audio import PreparedClip
 from asrswitch.errors import AsrSwitchError, LibraryError, LogError, printable
 from asrswitch.figures import figure_out, split_output
+from asrswitch.memory.guard import is_mapped, refuse_other_workers, settle
 from asrswitch.memory.probe import MemoryProbe, ProcessGoneError
-from asrswitch.plan import Clip, Plan
+from asrswitch.memory.sampler import Sampler
+from asrswitch.plan import Clip, Plan, Trimming
 from asrswitch.records import (
     SCHEMA,
+    CleanSlate,
     End,
     Failure,
     Load,
@@ -28,14 +33,19 @@ from asrswitch.records import (
     Record,
     Release,
     Run,
+    SamplingCost,
+    Skip,
+    Timeline,
     Transcription,
+    Trim,
+    Until,
     WorkerStarted,
 )
 from asrswitch.schedule import Cycle
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stages import Stage, StatisticsError, parse_account
 from asrswitch.text import error_rates, normalise
-from asrswitch.worker.protocol import Command, Done, Transcribed
+from asrswitch.worker.protocol import Command, Done, Transcribed, Trimmed
 from asrswitch.worker_process import (
     START_TIMEOUT_S,
     StoppedError,
@@ -46,7 +56,11 @@ from asrswitch.worker_process import (
     WorkerTimeoutError,
 )
 
-_Reply = TypeVar("_Reply", Done, Transcribed)
+_Reply = TypeVar("_Reply", Done, Transcribed, Trimmed)
+# Code and tables of the library that the first calls map: they stay, and are no model's.
+SLATE_TOLERANCE = 4 * 1024 * 1024  # bytes
+_ATTEMPTS = 2
+_RETRIED: tuple[Phase, ...] = ("start", "load", "transcribe")
 _FIRST_STARTS = 2  # a worker may be killed while it starts; two in a row mean that the library does it
 
 
@@ -60,13 +74,16 @@ class _Place(TypedDict):
 
 
 class _Worker:
-    """A worker, its probe, and what is known of its state."""
+    """A worker, its probe and sampler, and what is known of its state."""
 
-    def __init__(self, process: WorkerProcess) -> None:
+    def __init__(self, process: WorkerProcess, sample_hz: float, origin_ns: int) -> None:
         self.process = process
-        self.probe = MemoryProbe(process.hello["pid"])
+        self.pid = process.hello["pid"]
+        self.probe = MemoryProbe(self.pid)
+        self.sampler = Sampler(process.hello["pid"], sample_hz, origin_ns)
         self.malloc = process.hello["malloc"]
-        self.loaded: str | None = None  # a model's label
+        self.loaded: set[str] = set()  # labels of models
+        self.baseline: int | None = None  # resident memory before the first load
 
 
 class Runner:
@@ -92,6 +109,10 @@ class Runner:
         self._workers = 0
         self._started = False  # whether any worker ever was
         self._phase: Phase = "start"
+        self._skipped: set[str] = set()  # labels of models that failed twice
+        self._began_ns = 0  # of the monotonic clock
+        self._samples = 0
+        self._sampling_ms = 0.0
 
     def run(self, cycles: Sequence[Cycle]) -> None:
         """Run the cycles in order; what goes wrong in one is recorded, and the next goes on.
@@ -101,6 +122,7 @@ class Runner:
             LogError: the log cannot be written any more.
             StoppedError: a signal came; all that is known has been written, and no worker is left.
         """
+        self._began_ns = time.monotonic_ns()
         self._record(
             Run(
                 schema=SCHEMA,
@@ -113,22 +135,38 @@ class Runner:
         )
         try:
             for cycle in cycles:
-                self._attempt(cycle)
+                self._run_or_skip(cycle)
             self._retire()
         except StoppedError as stopped:
-            self._record(End(reason="stopped", signal=stopped.signal))
+            self._record(End(reason="stopped", signal=stopped.signal, sampling=self._sampling_cost()))
             raise
         except LogError:  # its last line may be half a record, and then nothing may follow it
             raise
         except AsrSwitchError:
-            self._record(End(reason="failed"))
+            self._record(End(reason="failed", sampling=self._sampling_cost()))
             raise
         finally:
             if self._worker:
                 self._worker.process.kill()
-        self._record(End(reason="complete"))
+                self._worker.sampler.close()
+        self._record(End(reason="complete", sampling=self._sampling_cost()))
 
-    def _attempt(self, cycle: Cycle) -> None:
+    def _run_or_skip(self, cycle: Cycle) -> None:
+        """Run a cycle; once more in a fresh worker if it fails; then go on without its model."""
+        label = cycle.model.label
+        if label in self._skipped:
+            return
+        for attempt in range(1, _ATTEMPTS + 1):
+            # What went wrong when the model was let go has cost nothing that was measured.
+            if self._attempt(cycle, attempt) or self._phase not in _RETRIED:
+                return
+        self._skipped.add(label)
+        self._record(
+            Skip(**self._place(cycle), message=f"failed {_ATTEMPTS} times in iteration {cycle.iteration}")
+        )
+
+    def _attempt(self, cycle: Cycle, attempt: int) -> bool:
+        """Run a cycle; whether it came to its end."""
         self._stop.check()
         self._phase = "start"
         try:
@@ -136,13 +174,21 @@ class Runner:
             self._run_cycle(worker, cycle)
         except ProcessGoneError:
             assert self._worker
-            self._fail(cycle, self._worker.process.lost())
+            self._fail(cycle, attempt, self._worker.process.lost())
         except (WorkerError, WorkerLostError, WorkerTimeoutError) as error:
-            self._fail(cycle, error)
+            self._fail(cycle, attempt, error)
+        except StoppedError:
+            if self._worker:
+                self._record_samples(self._worker, self._place(cycle), "stop")
+            raise
+        else:
+            return True
+        return False
 
     def _start(self) -> _Worker:
         self._workers += 1
         log = Path(self._plan.out) / f"worker-{self._workers}.log"
+        started_ns = time.monotonic_ns()
         try:
             process = WorkerProcess(self._library, log, self._stop, START_TIMEOUT_S)
         except WorkerError as error:
@@ -157,36 +203,70 @@ class Runner:
                 ) from None
             raise
         self._started = True
-        self._worker = _Worker(process)
-        self._record(WorkerStarted(worker=self._workers, pid=process.hello["pid"], log=log.name))
+        self._worker = _Worker(process, self._plan.sample_hz, self._began_ns)
+        start_ms = _ms_since(started_ns)
+        self._record(
+            WorkerStarted(worker=self._workers, pid=process.hello["pid"], log=log.name, start_ms=start_ms)
+        )
         return self._worker
 
     def _run_cycle(self, worker: _Worker, cycle: Cycle) -> None:
         place = self._place(cycle)
-        if worker.loaded != cycle.model.label:
+        label = cycle.model.label
+        if label not in worker.loaded:
             self._load(worker, cycle, place)
         self._phase = "transcribe"
         for index, (clip, prepared, reference) in enumerate(self._clips):
             if index:
-                self._ask(worker, {"command": "restart"}, Done)
+                self._ask(worker, {"command": "restart", "label": label}, Done)
             try:
                 self._transcribe(worker, place, clip, prepared, reference)
             except WorkerError as error:  # the model is still loaded, and can be unloaded
                 message = str(error).replace(prepared.path, printable(clip.path))  # not our copy's name
                 self._record(Failure(**place, phase="transcribe", kind="error", message=message))
         self._read(worker, place, "after_infer")
-        self._phase = "unload" if cycle.release is ReleaseKind.DESTROY else "restart"
-        done = self._ask(worker, {"command": self._phase}, Done)
-        if cycle.release is ReleaseKind.DESTROY:
-            worker.loaded = None
-        self._record(Release(**place, how=cycle.release, release_ms=_elapsed_ms(done)))
+        if cycle.release is ReleaseKind.EXIT:
+            self._phase = "unload"
+            self._record_samples(worker, place, "after_unload")
+            release_ms = self._retire()
+            self._record(Release(**place, how=cycle.release, release_ms=release_ms))
+            self._phase = "start"
+            worker = self._start()  # before its turn, so that the next load does not wait for a process
+            place["worker"] = self._workers
+        else:
+            self._phase = "unload" if cycle.release is ReleaseKind.DESTROY else "restart"
+            done = self._ask(worker, {"command": self._phase, "label": label}, Done)
+            if cycle.release is ReleaseKind.DESTROY:
+                worker.loaded.remove(label)
+            self._record(Release(**place, how=cycle.release, release_ms=_elapsed_ms(done)))
         self._read(worker, place, "after_unload")
+        if cycle.release is ReleaseKind.DESTROY and not worker.loaded:
+            self._prove_clean(worker, cycle, place)
+
+    def _prove_clean(self, worker: _Worker, cycle: Cycle, place: _Place) -> None:
+        assert worker.baseline is not None
+        slate = settle(worker.probe.resident_bytes, worker.baseline, SLATE_TOLERANCE)
+        mapped = is_mapped(worker.pid, os.path.realpath(cycle.model.path))
+        self._record(
+            CleanSlate(
+                **place,
+                clean=slate.back and not mapped,
+                mapped=mapped,
+                excess_bytes=slate.excess_bytes,
+                settle_ms=slate.settle_ms,
+            )
+        )
 
     def _load(self, worker: _Worker, cycle: Cycle, place: _Place) -> None:
         self._phase = "load"
+        if not self._plan.allow_concurrent:
+            refuse_other_workers(frozenset({worker.pid}))
         self._read(worker, place, "before_load")
+        if worker.baseline is None:
+            worker.baseline = worker.probe.resident_bytes()
         command: Command = {
             "command": "load",
+            "label": cycle.model.label,
             "load": {
                 "model": cycle.model.path,
                 "threads": self._plan.threads,
@@ -198,7 +278,7 @@ class Runner:
             },
         }
         done = self._ask(worker, command, Done)
-        worker.loaded = cycle.model.label
+        worker.loaded.add(cycle.model.label)
         self._record(Load(**place, load_ms=_elapsed_ms(done)))
         self._read(worker, place, "after_load")
 
@@ -206,7 +286,9 @@ class Runner:
         self, worker: _Worker, place: _Place, clip: Clip, prepared: PreparedClip, reference: str | None
     ) -> None:
         """Transcribe a clip and record it; ``reference`` is its normalised text, if that is known."""
-        reply = self._ask(worker, {"command": "transcribe", "audio": prepared.path}, Transcribed)
+        reply = self._ask(
+            worker, {"command": "transcribe", "label": place["model"], "audio": prepared.path}, Transcribed
+        )
         figures = figure_out(
             reply["pieces"],
             reply["submitted_ns"],
@@ -249,14 +331,54 @@ class Runner:
     def _read(self, worker: _Worker, place: _Place, point: Point) -> None:
         """Take a reading; the worker waits, so its last account of its heap still holds."""
         malloc = None if worker.malloc is None else msgspec.convert(worker.malloc, Malloc)
-        self._record(Reading(**place, point=point, memory=worker.probe.read(), malloc=malloc))
+        memory = worker.probe.read()
+        self._record_samples(worker, place, point)
+        self._record(Reading(**place, point=point, memory=memory, malloc=malloc))
+        if point == "after_unload" and self._plan.trim is not Trimming.NEVER:
+            self._trim(worker, place, point, on_copy=self._plan.trim is Trimming.PROBE)
 
-    def _fail(self, cycle: Cycle, error: AsrSwitchError) -> None:
+    def _trim(self, worker: _Worker, place: _Place, point: Point, on_copy: bool) -> None:
+        self._phase = "trim"
+        reply = self._ask(worker, {"command": "trim", "on_copy": on_copy}, Trimmed)
+        malloc = reply["trimmed"]
+        self._record(
+            Trim(
+                **place,
+                point=point,
+                on="copy" if on_copy else "worker",
+                anonymous_before_bytes=reply["anonymous_before_bytes"],
+                anonymous_bytes=reply["anonymous_bytes"],
+                malloc=None if malloc is None else msgspec.convert(malloc, Malloc),
+                ms=_elapsed_ms(reply),
+                failure=reply["failure"],
+            )
+        )
+
+    def _record_samples(self, worker: _Worker, place: _Place, until: Until) -> None:
+        samples = worker.sampler.take()
+        self._samples += samples.count
+        self._sampling_ms += samples.cpu_ms
+        if samples.count:
+            self._record(Timeline(**place, until=until, samples=samples))
+
+    def _sampling_cost(self) -> SamplingCost | None:
+        if not self._samples:
+            return None
+        return SamplingCost(
+            samples=self._samples,
+            cpu_us_per_sample=round(self._sampling_ms * 1e3 / self._samples, 2),
+            cpu_ms_per_s=round(self._sampling_ms * 1e9 / (time.monotonic_ns() - self._began_ns), 4),
+        )
+
+    def _fail(self, cycle: Cycle, attempt: int, error: AsrSwitchError) -> None:
         """Record what went wrong and part with the worker: what is left behind in it is not known."""
         place = self._place(cycle)
+        if self._worker:
+            self._record_samples(self._worker, place, "failure")
         if isinstance(error, WorkerLostError):
             failure = Failure(
                 **place,
+                attempt=attempt,
                 phase=self._phase,
                 kind="died",
                 message=str(error),
@@ -266,15 +388,23 @@ class Runner:
         else:
             timeout = isinstance(error, WorkerTimeoutError)
             failure = Failure(
-                **place, phase=self._phase, kind="timeout" if timeout else "error", message=str(error)
+                **place,
+                attempt=attempt,
+                phase=self._phase,
+                kind="timeout" if timeout else "error",
+                message=str(error),
             )
         self._record(failure)
         self._retire()
 
-    def _retire(self) -> None:
+    def _retire(self) -> float:
+        """Let the worker exit; how long it took, in milliseconds."""
+        started_ns = time.monotonic_ns()
         if self._worker:
             self._worker.process.close()
+            self._worker.sampler.close()
             self._worker = None
+        return _ms_since(started_ns)
 
     def _place(self, cycle: Cycle) -> _Place:
         return {
@@ -302,5 +432,9 @@ def _stages(statistics: Sequence[str]) -> tuple[Stage, ...]:
         return ()
 
 
-def _elapsed_ms(done: Done) -> float:
+def _ms_since(started_ns: int) -> float:
+    return (time.monotonic_ns() - started_ns) / 1e6
+
+
+def _elapsed_ms(done: Done | Trimmed) -> float:
     return (done["ended_ns"] - done["started_ns"]) / 1e6

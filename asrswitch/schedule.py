@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+import random
 
 import msgspec
 
-from asrswitch.plan import Model, Plan, Strategy
+from asrswitch.plan import Model, Order, Plan, Strategy
 
 
 class Release(enum.Enum):
@@ -14,6 +15,7 @@ class Release(enum.Enum):
 
     DESTROY = "destroy"
     RESTART = "restart"
+    EXIT = "exit"  # of the process
 
 
 class Cycle(msgspec.Struct, frozen=True):
@@ -29,25 +31,37 @@ class Cycle(msgspec.Struct, frozen=True):
 def make_schedule(plan: Plan) -> list[Cycle]:
     """List the cycles in the order they will run.
 
-    ``reload`` alternates the models: every cycle loads, transcribes and destroys. ``restart`` never holds two
-    models at once either: each model in turn is loaded, transcribes once an iteration with its context
-    cleared after each, and is destroyed at its last. Comparing the two tells what loading adds to what
-    transcribing costs.
+    ``reload`` alternates the models: every cycle loads, transcribes and destroys. ``isolate`` does so too,
+    with a process for each cycle, whose exit unloads. ``resident`` alternates them as well, but loads each at
+    its first turn and destroys it at its last: in between all are there. ``restart`` never holds two models
+    at once: each in turn is loaded, transcribes once an iteration with its context cleared after each, and is
+    destroyed at its last. Comparing it with ``reload`` tells what loading adds to what transcribing costs.
     """
     iterations = range(1, plan.iterations + 1)
-    if plan.strategy is Strategy.RELOAD:
-        turns = (
-            (iteration, model, True, Release.DESTROY) for iteration in iterations for model in plan.models
-        )
+    if plan.strategy is Strategy.RESTART:
+        turns = [(iteration, model) for model in _order(plan, 0) for iteration in iterations]
     else:
-        turns = (
-            (
-                iteration,
-                model,
-                iteration == 1,
-                Release.DESTROY if iteration == plan.iterations else Release.RESTART,
-            )
-            for model in plan.models
-            for iteration in iterations
-        )
-    return [Cycle(index, *turn) for index, turn in enumerate(turns)]
+        turns = [(iteration, model) for iteration in iterations for model in _order(plan, iteration)]
+    return [
+        Cycle(index, iteration, model, _loads(plan, iteration), _release(plan, iteration))
+        for index, (iteration, model) in enumerate(turns)
+    ]
+
+
+def _order(plan: Plan, iteration: int) -> list[Model]:
+    models = list(plan.models)
+    if plan.order is Order.SHUFFLE:
+        random.Random(f"{plan.seed}/{iteration}").shuffle(models)
+    return models
+
+
+def _loads(plan: Plan, iteration: int) -> bool:
+    return plan.strategy in (Strategy.RELOAD, Strategy.ISOLATE) or iteration == 1
+
+
+def _release(plan: Plan, iteration: int) -> Release:
+    if plan.strategy is Strategy.ISOLATE:
+        return Release.EXIT
+    if plan.strategy is Strategy.RELOAD or iteration == plan.iterations:
+        return Release.DESTROY
+    return Release.RESTART

@@ -9,9 +9,24 @@ import msgspec
 
 from asrswitch.memory.probe import Memory
 from asrswitch.plan import Model, Strategy
-from asrswitch.records import End, Failure, Load, Malloc, Point, Reading, Record, Release, Run, Transcription
+from asrswitch.records import (
+    CleanSlate,
+    End,
+    Failure,
+    Load,
+    Malloc,
+    Point,
+    Reading,
+    Record,
+    Release,
+    Run,
+    Skip,
+    Transcription,
+)
 from asrswitch.schedule import Release as ReleaseKind
-from asrswitch.stats.verdict import Sample, Verdict, Word, judge
+from asrswitch.stats.drift import Drift, judge_pace
+from asrswitch.stats.trend import Slope
+from asrswitch.stats.verdict import Sample, Verdict, Word, growth_by_model, iterations_needed, judge
 
 _SEVERITY = (Word.FLAT, Word.PLATEAU, Word.INCONCLUSIVE, Word.LEAK)
 
@@ -45,6 +60,7 @@ class ModelSummary(msgspec.Struct, frozen=True):
     load_overhead_bytes: Spread | None
     unload_release_bytes: Spread | None
     net_growth_bytes: Spread | None
+    drifts: dict[str, Drift]  # of what was measured often enough: TTFT, tokens/s, load
 
 
 class Resident(msgspec.Struct, frozen=True):
@@ -55,11 +71,14 @@ class Resident(msgspec.Struct, frozen=True):
     peak: int
 
 
-class SeriesVerdict(msgspec.Struct, frozen=True):
+class SubjectVerdict(msgspec.Struct, frozen=True):
     """A verdict and what it is about: all models taking turns, or the one that stayed loaded."""
 
     subject: str
     verdict: Verdict
+    growth_by_model: dict[
+        str, Slope
+    ]  # a cycle, of a leaking series, in the cycles of those that make it grow
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -70,7 +89,7 @@ class Summary(msgspec.Struct, frozen=True):
     finished: str  # complete, stopped by SIGINT, failed, cut off
     models: list[ModelSummary]
     resident: Resident | None
-    verdicts: list[SeriesVerdict]
+    verdicts: list[SubjectVerdict]
     failures: list[Failure]
     warnings: list[str]
 
@@ -81,6 +100,11 @@ class Summary(msgspec.Struct, frozen=True):
             (item.verdict.word for item in self.verdicts), key=_SEVERITY.index, default=Word.INCONCLUSIVE
         )
 
+    @property
+    def iterations_needed(self) -> int:
+        """How many more are likely to decide every verdict; 0 once all are decided."""
+        return max((iterations_needed(item.verdict) for item in self.verdicts), default=0)
+
 
 def summarise(records: Sequence[Record]) -> Summary:
     """Summarise a log, complete or cut off; its first record is the run's."""
@@ -89,12 +113,11 @@ def summarise(records: Sequence[Record]) -> Summary:
     readings = [record for record in records if isinstance(record, Reading)]
     failures = [record for record in records if isinstance(record, Failure)]
     done = {(reading.iteration, reading.model) for reading in readings if reading.point == "after_unload"}
-    done -= {(failure.iteration, failure.model) for failure in failures}
+    done &= _all_transcribed(records, {clip.path for clip in run.plan.clips})
     labels = [model.label for model in run.plan.models]
     iterations_done = sum(
         all((iteration, label) in done for label in labels) for iteration in range(1, run.plan.iterations + 1)
     )
-    warnings = _warnings(readings)
     return Summary(
         iterations_planned=run.plan.iterations,
         iterations_done=iterations_done,
@@ -103,7 +126,7 @@ def summarise(records: Sequence[Record]) -> Summary:
         resident=_resident(readings),
         verdicts=_verdicts(run, records, readings),
         failures=failures,
-        warnings=warnings,
+        warnings=_warnings(records, readings),
     )
 
 
@@ -113,8 +136,29 @@ def _finished(last: Record) -> str:
     return f"stopped by {last.signal}" if last.reason == "stopped" else last.reason
 
 
-def _warnings(readings: Sequence[Reading]) -> list[str]:
-    warnings = []
+def _all_transcribed(records: Sequence[Record], clips: set[str]) -> set[tuple[int, str]]:
+    """The iterations and models in which every clip was transcribed, be it in the second attempt."""
+    spoken: dict[tuple[int, str], set[str]] = {}
+    for record in records:
+        if isinstance(record, Transcription):
+            spoken.setdefault((record.iteration, record.model), set()).add(record.clip)
+    return {turn for turn, those in spoken.items() if those >= clips}
+
+
+def _warnings(records: Sequence[Record], readings: Sequence[Reading]) -> list[str]:
+    warnings = [
+        f"{record.model} is left out from iteration {record.iteration} on: it {record.message}"
+        for record in records
+        if isinstance(record, Skip)
+    ]
+    slates = [record for record in records if isinstance(record, CleanSlate)]
+    if unclean := [record for record in slates if not record.clean]:
+        most = max(record.excess_bytes for record in unclean)
+        mapped = " or its file was still mapped" if any(record.mapped for record in unclean) else ""
+        warnings.append(
+            f"after {len(unclean)} of {len(slates)} unloads something of a model was left: up to "
+            f"{most / (1024 * 1024):.1f} MiB more than before the first load{mapped}"
+        )
     if any(reading.memory.peak_since == "start" for reading in readings):
         warnings.append(
             "peak memory is since the worker's start: the kernel did not let it be set back at each reading"
@@ -148,7 +192,9 @@ def _model(model: Model, records: Sequence[Record], readings: Sequence[Reading])
         cycles=sum("after_unload" in points for points in cycles.values()),
         load_ms=_spread(load.load_ms for load in loads),
         switch_ms=_spread(_switches(label, records)),
-        unload_ms=_spread(release.release_ms for release in releases if release.how is ReleaseKind.DESTROY),
+        unload_ms=_spread(
+            release.release_ms for release in releases if release.how is not ReleaseKind.RESTART
+        ),
         restart_ms=_spread(release.release_ms for release in releases if release.how is ReleaseKind.RESTART),
         first_callback_ms=_spread(record.figures.first_callback_ms for record in spoken),
         ttft_ms=_spread(record.figures.ttft_ms for record in spoken),
@@ -164,7 +210,27 @@ def _model(model: Model, records: Sequence[Record], readings: Sequence[Reading])
             _difference(points, ["after_load", "after_infer"], "after_unload") for points in unloaded
         ),
         net_growth_bytes=_spread(_difference(points, ["after_unload"], "before_load") for points in unloaded),
+        drifts=_drifts(loads, spoken),
     )
+
+
+def _drifts(loads: Sequence[Load], spoken: Sequence[Transcription]) -> dict[str, Drift]:
+    """Each speed's drift, where it was measured in enough iterations. Of several clips, the middle counts."""
+    measured: dict[str, list[tuple[int, float | None]]] = {
+        "TTFT": [(record.iteration, record.figures.ttft_ms) for record in spoken],
+        "tokens/s": [(record.iteration, record.figures.tokens_per_s) for record in spoken],
+        "load": [(record.iteration, record.load_ms) for record in loads],
+    }
+    drifts = {}
+    for name, pairs in measured.items():
+        by_iteration: dict[int, list[float]] = {}
+        for iteration, value in pairs:
+            if value is not None:
+                by_iteration.setdefault(iteration, []).append(value)
+        drift = judge_pace([statistics.median(those) for those in by_iteration.values()])
+        if drift:
+            drifts[name] = drift
+    return drifts
 
 
 def _readings_by_cycle(readings: Iterable[Reading]) -> dict[int, dict[Point, Memory]]:
@@ -196,36 +262,62 @@ def _switches(label: str, records: Sequence[Record]) -> list[float]:
     return switches
 
 
-def _verdicts(run: Run, records: Sequence[Record], readings: Sequence[Reading]) -> list[SeriesVerdict]:
-    """One verdict when the models take turns in a process; one for each model when each stays loaded.
+def _verdicts(run: Run, records: Sequence[Record], readings: Sequence[Reading]) -> list[SubjectVerdict]:
+    """One verdict when the models take turns; one for each model when each has the process to itself.
 
-    A reading is the last unload's of its iteration. A crash begins a new process with memory of its own, so
-    the longest stretch in one worker is judged.
+    A reading is the last of its iteration. A crash begins a new process with memory of its own, so the
+    longest stretch in one worker is judged; where each turn has a process, all of them are, each as it was
+    before its load.
     """
-    unloads = [reading for reading in readings if reading.point == "after_unload"]
-    labels = [model.label for model in run.plan.models]
-    if run.plan.strategy is Strategy.RESTART:
+    plan = run.plan
+    labels = [model.label for model in plan.models]
+    series = [reading for reading in readings if reading.point == "after_unload"]
+    if plan.strategy in (Strategy.RESTART, Strategy.RESIDENT):  # the last turns unload: another level
         destroyed = {
             record.cycle
             for record in records
             if isinstance(record, Release) and record.how is ReleaseKind.DESTROY
         }
-        subjects = {
-            label: [
-                reading for reading in unloads if reading.model == label and reading.cycle not in destroyed
-            ]
-            for label in labels
-        }
+        series = [reading for reading in series if reading.cycle not in destroyed]
+    if plan.strategy is Strategy.RESTART:
+        subjects = {label: [reading for reading in series if reading.model == label] for label in labels}
     else:
-        subjects = {" + ".join(labels): [reading for reading in unloads if reading.model == labels[-1]]}
+        last = len(labels) - 1
+        subjects = {" + ".join(labels): [r for r in series if r.cycle % len(labels) == last]}
+    if plan.strategy is not Strategy.ISOLATE:
+        subjects = {name: _longest_stretch(series) for name, series in subjects.items()}
     limit = run.machine.memory_limit_bytes
-    return [SeriesVerdict(name, judge(_longest_stretch(series), limit)) for name, series in subjects.items()]
+    return [_subject_verdict(name, series, readings, limit) for name, series in subjects.items()]
 
 
-def _longest_stretch(readings: Sequence[Reading]) -> list[Sample]:
-    stretches: dict[int, list[Sample]] = {}
+def _subject_verdict(
+    subject: str, judged: Sequence[Reading], readings: Sequence[Reading], limit: int
+) -> SubjectVerdict:
+    verdict = judge([_sample(reading.memory, reading.malloc) for reading in judged], limit)
+    if verdict.word is not Word.LEAK or verdict.leading is None:
+        return SubjectVerdict(subject, verdict, {})
+    cycles = _whole_cycles([reading for reading in readings if reading.worker == judged[0].worker])
+    return SubjectVerdict(subject, verdict, growth_by_model(cycles, verdict.leading))
+
+
+def _whole_cycles(readings: Iterable[Reading]) -> dict[str, list[tuple[Sample, Sample]]]:
+    """By model, the cycles read before their load and after their unload."""
+    before: dict[int, Reading] = {}
+    cycles: dict[str, list[tuple[Sample, Sample]]] = {}
     for reading in readings:
-        stretches.setdefault(reading.worker, []).append(_sample(reading.memory, reading.malloc))
+        if reading.point == "before_load":
+            before[reading.cycle] = reading
+        elif reading.point == "after_unload" and reading.cycle in before:
+            first = before[reading.cycle]
+            pair = (_sample(first.memory, first.malloc), _sample(reading.memory, reading.malloc))
+            cycles.setdefault(reading.model, []).append(pair)
+    return cycles
+
+
+def _longest_stretch(readings: Sequence[Reading]) -> list[Reading]:
+    stretches: dict[int, list[Reading]] = {}
+    for reading in readings:
+        stretches.setdefault(reading.worker, []).append(reading)
     return max(stretches.values(), key=len, default=[])
 
 

@@ -79,7 +79,8 @@ def command(fake_library: Path, clip: Path, tmp_path: Path) -> Callable[..., lis
             "--library",
             str(fake_library),
         ]
-        words += ["--audio", str(clip), "--out", str(tmp_path / "out"), *options]
+        words += ["--audio", str(clip), "--out", str(tmp_path / "out")]
+        words += ["--order", "given", "--allow-concurrent", *options]
         for model in models:
             words += ["--model", model]
         return words

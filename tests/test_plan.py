@@ -89,6 +89,16 @@ def test_the_sizes_of_model_and_clip_are_known(model: str, clip: Path) -> None:
     assert (plan.models[0].bytes, plan.clips[0].bytes) == (1, clip.stat().st_size)
 
 
+def test_small_models_come_first_unless_the_order_is_given(clip: Path, tmp_path: Path) -> None:
+    words = []
+    for label, size in (("b", 30), ("a", 10), ("c", 20)):
+        (tmp_path / label).write_bytes(b"x" * size)
+        words.append(f"{label}={tmp_path / label}")
+    for order, labels in (("small-first", "acb"), ("given", "bac"), ("shuffle", "bac")):
+        plan = plan_of("", clip, models=words, order=order)
+        assert "".join(model.label for model in plan.models) == labels
+
+
 def test_an_embedded_model_that_is_missing_is_named(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

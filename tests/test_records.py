@@ -12,16 +12,24 @@ from hypothesis import strategies as st
 from asrswitch.errors import LogError
 from asrswitch.figures import Figures
 from asrswitch.machine import Machine
+from asrswitch.memory.cgroup import ControlGroup
+from asrswitch.memory.probe import Memory
+from asrswitch.memory.sampler import Samples
 from asrswitch.plan import Clip, Model, Plan, Strategy
 from asrswitch.records import (
     SCHEMA,
     End,
     Failure,
     LogWriter,
+    Malloc,
+    Reading,
     Record,
     Run,
+    SamplingCost,
+    Timeline,
     TornLineWarning,
     Transcription,
+    Trim,
     WorkerStarted,
     read_log,
 )
@@ -35,6 +43,13 @@ SPOKEN = Transcription(
     normalised="x", reference=None, reference_normalised=None, wer=None, cer=None,
     figures=Figures(9.0, 0.9, 1, 1, 1, 5.0, 5.0, None, 1, "callbacks", None, None),
 )  # fmt: skip
+
+PLACE = {"cycle": 0, "iteration": 1, "model": "a", "worker": 1}
+MEMORY = Memory(5, 4, 3, 2, 3, 0, 6, "reading", "smaps_rollup", 90, 1, 5, 1, 7, 0, 1 << 33)
+sizes = st.integers(0, 1 << 62)
+cgroups = st.none() | st.builds(ControlGroup, sizes, st.none() | sizes, st.none() | sizes)
+mallocs = st.builds(Malloc, sizes, sizes, sizes, sizes)
+few_sizes = st.lists(sizes, max_size=4).map(tuple)
 
 records = st.lists(
     st.one_of(
@@ -53,7 +68,40 @@ records = st.lists(
             kind=st.sampled_from(["died", "timeout", "error"]),
             message=st.text(),
         ),
-        st.builds(End, reason=st.just("complete")),
+        st.builds(
+            lambda memory, malloc: Reading(**PLACE, point="after_load", memory=memory, malloc=malloc),
+            st.builds(msgspec.structs.replace, st.just(MEMORY), minor_faults=sizes, cgroup=cgroups),
+            st.none() | mallocs,
+        ),
+        st.builds(
+            lambda malloc, ms: Trim(
+                **PLACE,
+                point="after_unload",
+                on="copy",
+                anonymous_before_bytes=2,
+                anonymous_bytes=1,
+                malloc=malloc,
+                ms=ms,
+            ),
+            st.none() | mallocs,
+            st.floats(0, 1e9),
+        ),
+        st.builds(
+            lambda samples: Timeline(**PLACE, until="failure", samples=samples),
+            st.builds(
+                Samples,
+                ms=st.lists(st.floats(0, 1e9), max_size=4).map(tuple),
+                anonymous_bytes=few_sizes,
+                file_bytes=few_sizes,
+                count=sizes,
+                cpu_ms=st.floats(0, 1e9),
+            ),
+        ),
+        st.builds(
+            End,
+            reason=st.just("complete"),
+            sampling=st.none() | st.builds(SamplingCost, sizes, st.floats(0, 1e9), st.floats(0, 1e9)),
+        ),
     ),
     max_size=5,
 )
@@ -75,10 +123,23 @@ def test_a_log_without_newer_fields_is_read(tmp_path: Path) -> None:
     )
     spoken = msgspec.to_builtins(SPOKEN)
     assert spoken.pop("statistics") == spoken.pop("stages") == ()
+    reading = Reading(**PLACE, point="after_load", memory=MEMORY, malloc=None)
+    old = msgspec.to_builtins(reading)
+    newer = ("shared_bytes", "minor_faults", "major_faults", "available_bytes", "cgroup")
+    for name in newer:
+        del old["memory"][name]
+    assert run["plan"].pop("trim") == "never" and run["plan"].pop("sample_hz") == 0  # as it was then
     path = tmp_path / "run.jsonl"
-    lines = [{"record": "run"} | run, {"record": "transcription"} | spoken]
+    lines = [
+        {"record": "run"} | run,
+        {"record": "transcription"} | spoken,
+        {"record": "reading"} | old,
+        {"record": "end", "reason": "complete"},
+    ]
     path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-    assert read_log(path) == [RUN, SPOKEN]
+    unknown = msgspec.structs.replace(MEMORY, **dict.fromkeys(newer))
+    then = msgspec.structs.replace(reading, memory=unknown)
+    assert read_log(path) == [RUN, SPOKEN, then, End(reason="complete")]
 
 
 @settings(max_examples=200)
@@ -112,8 +173,8 @@ def test_a_log_cut_anywhere_loses_at_most_its_last_line(
             "line 2",
         ),
         (msgspec.json.encode(End(reason="complete")) + b"\n", "does not begin"),
-        (msgspec.json.encode(RUN).replace(b'"schema":1', b'"schema":99') + b"\n", "schema 99"),
-        (b'{"record":"run","schema":2,"unlike":"ours"}\n', "schema 2"),
+        (msgspec.json.encode(RUN).replace(b'"schema":2', b'"schema":99') + b"\n", "schema 99"),
+        (b'{"record":"run","schema":3,"unlike":"ours"}\n', "schema 3"),
     ],
 )
 def test_what_is_no_log_of_ours_is_named(tmp_path: Path, content: bytes, says: str) -> None:
@@ -146,3 +207,19 @@ def test_a_log_that_is_there_is_never_appended_to(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="File exists"):
         LogWriter(path)
     assert path.read_bytes() == b"another run's\n"
+
+
+def test_a_log_of_the_first_schema_is_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    run = msgspec.to_builtins(RUN) | {"schema": 1}
+    for later in ("trim", "sample_hz", "order", "seed", "allow_concurrent"):
+        del run["plan"][later]
+    lines = [
+        run,
+        {"record": "worker", "worker": 1, "pid": 2, "log": "l"},
+        {"record": "end", "reason": "complete"},
+    ]
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    records = read_log(path)
+    assert isinstance(records[0], Run) and records[0].plan == PLAN
+    assert len(records) == 3

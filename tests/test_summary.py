@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import msgspec
+import pytest
 from rich.console import Console
 
 from asrswitch.figures import figure_out
@@ -26,8 +27,10 @@ from asrswitch.records import (
 )
 from asrswitch.report.console import render_summary, show
 from asrswitch.schedule import Release as ReleaseKind
+from asrswitch.stats.drift import Pace
+from asrswitch.stats.series import MINIMUM_ITERATIONS
 from asrswitch.stats.verdict import Word
-from asrswitch.summary import Spread, summarise
+from asrswitch.summary import Spread, Summary, summarise
 
 MIB = 1 << 20
 MODELS = (Model("a", "/a"), Model("b", "/b"))
@@ -108,20 +111,98 @@ def test_the_last_models_readings_are_judged() -> None:
                 record = msgspec.structs.replace(record, memory=memory(rss, rss))
             records.append(record)
     assert summarise(records).word is Word.FLAT
-    swapped = [
-        msgspec.structs.replace(record, model="ba"["ab".index(record.model)])
-        if isinstance(record, Reading)
-        else record
+    assert summarise(shift_by_a_cycle(records)).word is Word.LEAK
+
+
+def shift_by_a_cycle(records: list[Record]) -> list[Record]:
+    """Records of another run, in which the models had their turns the other way round."""
+    return [
+        msgspec.structs.replace(record, cycle=record.cycle ^ 1) if isinstance(record, Reading) else record
         for record in records
     ]
-    assert summarise(swapped).word is Word.LEAK
 
 
-def test_an_iteration_with_a_failed_transcription_is_not_done() -> None:
+def held_by(records: list[Record], leak: dict[str, int]) -> list[Record]:
+    """The same records, with so many bytes of heap lost in each cycle of a model."""
+    held, grown = 0, []
+    for record in records:
+        if isinstance(record, Reading):
+            held += leak.get(record.model, 0) if record.point == "after_unload" else 0
+            malloc = Malloc(MIB + held, MIB, 2 * MIB + held, 0)
+            resident = memory(record.memory.rss_bytes + held, record.memory.peak_rss_bytes + held)
+            record = msgspec.structs.replace(record, memory=resident, malloc=malloc)
+        grown.append(record)
+    return grown
+
+
+def shown(summary: Summary) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    show(console, render_summary(summary))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("label", ["a", "b"])
+def test_the_model_that_leaks_is_named(label: str) -> None:
+    records = [run_of(50), *(record for index in range(100) for record in cycle(index, "ab"[index % 2]))]
+    summary = summarise(held_by(records, {label: 4096}))
+    (item,) = summary.verdicts
+    assert (item.verdict.word, item.verdict.holder) == (Word.LEAK, "heap in use")
+    assert {name: slope.slope for name, slope in item.growth_by_model.items()} == {label: 4096}
+    assert summary.iterations_needed == 0
+    report = shown(summary)
+    assert f"grows in cycles of {label} (+4.0 KiB a cycle)\n" in report
+    assert "next: python -m asrswitch leak-check" in report
+    both = summarise(held_by(records, {"a": 4096, "b": 8192})).verdicts[0].growth_by_model
+    assert {name: slope.slope for name, slope in both.items()} == {"a": 4096, "b": 8192}
+
+
+def test_a_speed_is_told_only_where_it_drifts() -> None:
+    records: list[Record] = [run_of(40)]
+    for index in range(80):
+        for record in cycle(index, "ab"[index % 2]):
+            if isinstance(record, Load):
+                later = index if record.model == "b" else 0
+                record = msgspec.structs.replace(record, load_ms=100.0 + later)
+            records.append(record)
+    summary = summarise(records)
+    a, b = summary.models
+    assert {name: drift.pace for name, drift in a.drifts.items()} == dict.fromkeys(a.drifts, Pace.STEADY)
+    assert (a.drifts["TTFT"].pace, b.drifts["load"].pace) == (Pace.STEADY, Pace.DRIFTS)
+    told = [line for line in shown(summary).splitlines() if line.startswith("speed")]
+    assert told == [f"speed, b: load drifts by {78 / 140:+.0%} over the run (95 % interval +56% to +56%)"]
+
+
+def test_as_many_iterations_as_a_verdict_needs_are_named() -> None:
+    records = [run_of(5), *(record for index in range(10) for record in cycle(index, "ab"[index % 2]))]
+    assert summarise(records).iterations_needed == MINIMUM_ITERATIONS - 5
+
+
+@pytest.mark.parametrize("strategy", [Strategy.RESIDENT, Strategy.ISOLATE])
+def test_models_that_share_a_machine_are_judged_together(strategy: Strategy) -> None:
+    """What all leave while they stay loaded; or what each process begins with, whatever its number."""
+    run = run_of(20)
+    run = msgspec.structs.replace(run, plan=msgspec.structs.replace(run.plan, strategy=strategy))
+    records: list[Record] = [run]
+    for index in range(40):
+        isolated = strategy is Strategy.ISOLATE
+        how = ReleaseKind.EXIT if isolated else ReleaseKind.RESTART if index < 38 else ReleaseKind.DESTROY
+        for record in cycle(index, "ab"[index % 2], worker=index + 1 if isolated else 1):
+            if isinstance(record, Release):
+                record = msgspec.structs.replace(record, how=how)
+            records.append(record)
+    (item,) = summarise(records).verdicts
+    assert item.subject == "a + b"
+    assert item.verdict.iterations == (20 if strategy is Strategy.ISOLATE else 19)
+    assert item.verdict.word is Word.FLAT
+
+
+def test_an_iteration_is_done_when_every_model_transcribed_in_it_be_it_at_the_second_attempt() -> None:
     place: dict[str, Any] = {"cycle": 1, "iteration": 1, "model": "b", "worker": 1}
     failure = Failure(**place, phase="transcribe", kind="error", message="no")
-    records = [run_of(2), *cycle(0, "a"), failure, *cycle(1, "b"), *cycle(2, "a"), *cycle(3, "b")]
-    assert summarise(records).iterations_done == 1
+    silent = [record for record in cycle(1, "b") if not isinstance(record, Transcription)]
+    rest = [*cycle(2, "a"), *cycle(3, "b")]
+    assert summarise([run_of(2), *cycle(0, "a"), failure, *silent, *rest]).iterations_done == 1
+    assert summarise([run_of(2), *cycle(0, "a"), failure, *cycle(1, "b"), *rest]).iterations_done == 2
 
 
 def test_any_beginning_of_a_log_gives_a_summary() -> None:

@@ -1,16 +1,18 @@
 """Readings of another process's memory from ``/proc``; sizes in bytes.
 
 Sources: ``smaps_rollup`` is exact at the time of reading; ``VmHWM`` is the kernel's own running maximum of
-RSS, which writing 5 to ``clear_refs`` sets back to the present RSS (proc(5)).
+RSS, which writing 5 to ``clear_refs`` sets back to the present RSS (proc(5)); ``stat`` counts page faults.
 """
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
+
+from asrswitch.memory.cgroup import ControlGroup, ControlGroupReader
 
 _KIB = 1024
 
@@ -34,13 +36,26 @@ class Memory(msgspec.Struct, frozen=True):
     mappings: int | None
     threads: int
     descriptors: int | None
+    shared_bytes: int | None = None  # of file_bytes, what is shared memory and no file's
+    minor_faults: int | None = None  # since the reading before, or since the probe was made
+    major_faults: int | None = None  # likewise; each waited for a disk
+    available_bytes: int | None = None  # on the host: MemAvailable
+    cgroup: ControlGroup | None = None
+
+
+class Faults(NamedTuple):
+    minor: int
+    major: int
 
 
 class MemoryProbe:
-    """Reads one process again and again; each reading carries the peak since the one before."""
+    """Reads one process again and again; each reading carries the peak and faults since the one before."""
 
     def __init__(self, pid: int, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
         self._directory = proc / str(pid)
+        self._cgroup = ControlGroupReader(pid, proc)
+        self._faults = self._read_faults()
         self._peak_since: Literal["reading", "start"] = self._set_peak_back()
 
     def read(self) -> Memory:
@@ -62,6 +77,9 @@ class MemoryProbe:
         else:
             rss, anonymous, swap = status["VmRSS"], status["RssAnon"], status.get("VmSwap", 0)
             pss = uss = None
+        faults = self._read_faults()
+        minor, major = _difference(faults, self._faults)
+        self._faults = faults
         reading = Memory(
             rss_bytes=rss,
             pss_bytes=pss,
@@ -76,9 +94,25 @@ class MemoryProbe:
             mappings=self._count_mappings(),
             threads=status["Threads"],
             descriptors=self._count_descriptors(),
+            shared_bytes=status.get("RssShmem"),
+            minor_faults=minor,
+            major_faults=major,
+            available_bytes=self._available(),
+            cgroup=self._cgroup.read(),
         )
         self._peak_since = self._set_peak_back()
         return reading
+
+    def resident_bytes(self) -> int:
+        """RSS alone, at little cost, and without a new peak.
+
+        Raises:
+            ProcessGoneError: there is nothing left to read.
+        """
+        status = self._table("status")
+        if "VmRSS" not in status:
+            raise ProcessGoneError
+        return status["VmRSS"]
 
     def _set_peak_back(self) -> Literal["reading", "start"]:
         try:
@@ -96,18 +130,21 @@ class MemoryProbe:
             return {}
 
     def _table(self, name: str) -> dict[str, int]:
-        """Fields of a ``Name: number [kB]`` file; sizes in bytes, counts as they are."""
         try:
-            text = (self._directory / name).read_text(encoding="ascii", errors="replace")
+            return parse_table((self._directory / name).read_text(encoding="ascii", errors="replace"))
         except (FileNotFoundError, ProcessLookupError):
             raise ProcessGoneError from None
-        table = {}
-        for line in text.splitlines():
-            key, _, value = line.partition(":")
-            words = value.split()
-            if words and words[0].isdigit() and len(words) <= 2:
-                table[key] = int(words[0]) * (_KIB if words[-1] == "kB" else 1)
-        return table
+
+    def _read_faults(self) -> Faults | None:
+        with contextlib.suppress(OSError):
+            return parse_faults((self._directory / "stat").read_bytes())
+        return None
+
+    def _available(self) -> int | None:
+        with contextlib.suppress(OSError):
+            text = (self._proc / "meminfo").read_text(encoding="ascii", errors="replace")
+            return parse_table(text).get("MemAvailable")
+        return None
 
     def _count_mappings(self) -> int | None:
         with contextlib.suppress(OSError):
@@ -118,3 +155,28 @@ class MemoryProbe:
         with contextlib.suppress(OSError):
             return sum(1 for _ in (self._directory / "fd").iterdir())
         return None
+
+
+def parse_table(text: str) -> dict[str, int]:
+    """Fields of a file of ``Name: number [kB]`` lines; sizes in bytes, counts as they are."""
+    table = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        words = value.split()
+        if words and words[0].isdecimal() and len(words) <= 2:
+            table[key] = int(words[0]) * (_KIB if words[-1] == "kB" else 1)
+    return table
+
+
+def parse_faults(stat: bytes) -> Faults | None:
+    """Fields 10 and 12 of ``/proc/PID/stat``: the name before them may hold spaces and parentheses."""
+    words = stat.rpartition(b")")[2].split()
+    if len(words) < 10 or not (words[7].isdigit() and words[9].isdigit()):
+        return None
+    return Faults(minor=int(words[7]), major=int(words[9]))
+
+
+def _difference(now: Faults | None, before: Faults | None) -> tuple[int | None, int | None]:
+    if now is None or before is None:
+        return None, None
+    return now.minor - before.minor, now.major - before.major

@@ -42,6 +42,8 @@ ffi.cdef(
         size_t arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;
     };
     struct mallinfo2 mallinfo2(void);
+    int malloc_trim(size_t pad);
+    int madvise(void *address, size_t length, int advice);
     int prctl(int option, unsigned long, unsigned long, unsigned long, unsigned long);
     """
 )

@@ -16,8 +16,9 @@ from asrswitch.errors import printable
 from asrswitch.plan import Model, Plan
 from asrswitch.records import Failure, Load, Reading, Record, Release, Transcription
 from asrswitch.schedule import Cycle
-from asrswitch.stats.verdict import Verdict, Word
-from asrswitch.summary import ModelSummary, SeriesVerdict, Spread, Summary
+from asrswitch.stats.drift import Pace
+from asrswitch.stats.verdict import Word
+from asrswitch.summary import ModelSummary, Spread, SubjectVerdict, Summary
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -125,6 +126,7 @@ def render_summary(summary: Summary) -> list[RenderableType]:
             )
         )
     parts += [_verdict_lines(item) for item in summary.verdicts]
+    parts += _drift_lines(summary.models)
     parts += _failure_lines(summary.failures)
     parts += [Text(f"warning: {warning}", style="yellow") for warning in summary.warnings]
     return parts
@@ -179,7 +181,7 @@ def _percent(rate: float | None) -> str:
     return "–" if rate is None else f"{rate * 100:.1f}"
 
 
-def _verdict_lines(item: SeriesVerdict) -> Text:
+def _verdict_lines(item: SubjectVerdict) -> Text:
     verdict = item.verdict
     text = Text("memory, ")
     text.append(f"{item.subject}: ")
@@ -187,44 +189,60 @@ def _verdict_lines(item: SeriesVerdict) -> Text:
     text.append(f", {verdict.reason}")
     if verdict.holder:
         text.append(f"; held by {verdict.holder}")
-    for line in _evidence(verdict):
+    for line in _evidence(item):
         text.append(f"\n  {line}")
     return text
 
 
-def _evidence(verdict: Verdict) -> list[str]:
+def _evidence(item: SubjectVerdict) -> list[str]:
+    """Resident memory, the heap, and the series that explains the word; the others are as they should be."""
+    verdict = item.verdict
+    shown = dict.fromkeys(("resident memory", "heap in use", *([verdict.leading] if verdict.leading else [])))
     lines = []
-    if verdict.resident:
-        slope = verdict.resident
-        lines.append(
-            f"resident {_kib(slope.slope)} an iteration "
-            f"(95 % interval {_kib(slope.low)} to {_kib(slope.high)}) "
-            f"after a warm-up of {verdict.warmup_iterations} of {verdict.iterations}, "
-            f"{_kib(verdict.warmup_growth_bytes)} in warm-up"
-        )
-    if verdict.held:
-        slope = verdict.held
-        lines.append(
-            f"held by malloc's callers {_kib(slope.slope)} an iteration "
-            f"({_kib(slope.low)} to {_kib(slope.high)})"
-        )
-    if verdict.detectable_bytes is not None:
-        heap = ""
-        if verdict.detectable_held_bytes is not None:
-            heap = f", {_kib(verdict.detectable_held_bytes, sign='')} of heap in use"
-        lines.append(
-            "smallest growth it could have seen: "
-            f"{_kib(verdict.detectable_bytes, sign='')} an iteration resident{heap}"
-        )
+    for name in shown:
+        found = verdict.series[name].verdict if name in verdict.series else None
+        if found and found.slope and found.detectable is not None:
+            unit = _number if name in verdict.counts else _size
+            slope = found.slope
+            lines.append(
+                f"{name} {unit(slope.slope)} an iteration (95 % interval {unit(slope.low)} to "
+                f"{unit(slope.high)}); from {unit(found.detectable, sign='')} it would show; "
+                f"{unit(found.warmup_growth)} in a warm-up of {found.warmup_iterations} of {found.iterations}"
+            )
+    if item.growth_by_model:
+        unit = _number if verdict.leading in verdict.counts else _size
+        models = (f"{label} ({unit(slope.slope)} a cycle)" for label, slope in item.growth_by_model.items())
+        lines.append(f"grows in cycles of {', '.join(models)}")
     if verdict.iterations_to_limit is not None:
         lines.append(f"memory runs out after {verdict.iterations_to_limit:,} more iterations at this slope")
-    if verdict.iterations_to_decide is not None:
-        lines.append(f"about {verdict.iterations_to_decide:,} iterations would decide")
+    if verdict.word is not Word.FLAT:
+        lines.append(f"next: {verdict.next_step}")
     return lines
 
 
-def _kib(count: float, sign: str = "+") -> str:
-    return f"{count / 1024:{sign}.1f} KiB"
+def _drift_lines(models: Sequence[ModelSummary]) -> list[Text]:
+    """A line for each speed that drifts."""
+    return [
+        Text(
+            f"speed, {model.label}: {name} drifts by {drift.change.slope:+.0%} over the run "
+            f"(95 % interval {drift.change.low:+.0%} to {drift.change.high:+.0%})",
+            style="yellow",
+        )
+        for model in models
+        for name, drift in model.drifts.items()
+        if drift.pace is Pace.DRIFTS
+    ]
+
+
+def _number(count: float, sign: str = "+") -> str:
+    return f"{count:{sign}.2f}"
+
+
+def _size(count: float, sign: str = "+") -> str:
+    for unit, name in ((_MIB, "MiB"), (1024, "KiB")):
+        if abs(count) >= unit:
+            return f"{count / unit:{sign}.1f} {name}"
+    return f"{count:{sign}.0f} B"
 
 
 def _failure_lines(failures: Sequence[Failure]) -> list[Text]:

@@ -1,41 +1,71 @@
-"""The verdict on a series of memory readings, one an iteration: flat, plateau, leak or inconclusive.
+"""The verdict on a worker's memory: each series of readings judged, and what they say together.
 
-How often a series without a leak is called one is held to bounds in ``tests/stats/test_verdict.py``. Readings
-that are independent or mildly correlated keep the rate that the interval promises, 2.5 %; strongly correlated
-ones (0.9 from one to the next, noise far above the tolerance) and random walks exceed it.
+How often a series without a leak is called one, and a leak found, is measured in
+``experiments/verdict-calibration`` and held in ``tests/stats/test_calibration.py``.
 """
 
 from __future__ import annotations
 
-import enum
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from asrswitch.stats.series import MINIMUM_ITERATIONS, SeriesVerdict, Tolerance, Word, judge_series
 from asrswitch.stats.trend import Slope, theil_sen
-from asrswitch.stats.warmup import warmup_length
 
-# Resident memory moves in pages: four an iteration are not told from the kernel's own accounting.
-RESIDENT_TOLERANCE = 16 * 1024  # bytes an iteration
-# What malloc's callers hold is counted, not estimated; this leaves room for the worker's own Python objects.
-HELD_TOLERANCE = 1024  # bytes an iteration
-# What is held is as good as free of noise, so that a late rise of this much is one.
-HELD_RISE_TOLERANCE = 16 * 1024  # bytes
+__all__ = [
+    "COUNT", "HELD", "RESIDENT", "TOLERANCES", "Finding", "Sample", "Verdict", "Word", "growth_by_model",
+    "iterations_needed", "judge", "series_of",
+]  # fmt: skip
+
+KIB = 1024
 # First calls map code, build tables and start pools; this much of it is not worth calling a plateau.
-WARMUP_TOLERANCE = 1024 * 1024  # bytes
-MINIMUM_ITERATIONS = 10
+_WARMUP = 1024 * KIB
+# Resident memory moves in pages of 4 KiB: one every second iteration, or sixteen in a short run.
+RESIDENT = Tolerance(2 * KIB, 64 * KIB, _WARMUP, 1024 * KIB)
+# What malloc's callers hold is counted, not estimated; this leaves room for the worker's own Python objects.
+HELD = Tolerance(128, 16 * KIB, _WARMUP, 16 * KIB)
+# More than once in a run, since a count is exact; a pool of four threads is not worth calling a plateau.
+COUNT = Tolerance(0, 1.5, 4, 0)
 
-
-class Word(enum.Enum):
-    """The four verdicts."""
-
-    FLAT = "flat"
-    PLATEAU = "plateau"
-    LEAK = "leak"
-    INCONCLUSIVE = "inconclusive"
+TOLERANCES = {
+    "threads": COUNT,
+    "descriptors": COUNT,
+    "heap in use": HELD,
+    "anonymous memory": RESIDENT,
+    "file-backed memory": RESIDENT,
+    "resident memory": RESIDENT,
+    "mappings": COUNT,
+}
+# A lost thread holds a stack, its mapping and some heap; lost heap is anonymous and resident memory: the
+# series are told in this order, causes first.
+_CAUSES_FIRST = tuple(TOLERANCES)
+# What comes to rest is told by how much it is.
+_SIZES_FIRST = (
+    "resident memory",
+    "anonymous memory",
+    "file-backed memory",
+    "heap in use",
+    "threads",
+    "descriptors",
+    "mappings",
+)
+_SEVERITY = (Word.FLAT, Word.PLATEAU, Word.INCONCLUSIVE, Word.LEAK)
+_MEND = {
+    "heap in use": "python -m asrswitch leak-check names where it is allocated",
+    "heap kept back": "run again with MALLOC_ARENA_MAX=2 or a fixed mmap threshold: it piles up in malloc",
+    "mappings": "find what is mapped and not unmapped: /proc/PID/smaps lists it",
+    "anonymous memory": "python -m asrswitch leak-check names where it is allocated",
+    "file cache": "find the files that stay mapped: /proc/PID/maps names them",
+    "threads": "find the threads that are not joined: /proc/PID/task lists them",
+    "descriptors": "find the files that stay open: /proc/PID/fd names them",
+}
+_KEPT = {
+    "heap kept back": "plan for this level: malloc keeps the memory for later use; malloc_trim gives it back",
+    "file cache": "none is needed: the kernel takes it back under pressure",
+}
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -49,185 +79,183 @@ class Sample(msgspec.Struct, frozen=True):
     counts: dict[str, int]  # mappings, threads, descriptors
 
 
+class Finding(msgspec.Struct, frozen=True):
+    """What one series says, and what to do about it."""
+
+    verdict: SeriesVerdict
+    holder: str | None  # who holds what grew; None where nothing did, or where that is not known
+    iterations_to_limit: int | None  # at this slope, for memory that leaks
+    next_step: str
+
+
 class Verdict(msgspec.Struct, frozen=True):
-    """The word and the numbers behind it. Slopes are per iteration, after warm-up."""
+    """The worst word of the series, in the words of the series that explains it best."""
 
     word: Word
     reason: str
-    holder: str | None  # who holds what grew, or most of what grew in warm-up
+    holder: str | None
+    next_step: str
+    leading: str | None  # the series that explains it; None where there is nothing to explain
     iterations: int
-    warmup_iterations: int
-    warmup_growth_bytes: int
-    resident: Slope | None
-    held: Slope | None
-    detectable_bytes: float | None  # the smallest growth an iteration that this run could have called a leak
-    detectable_held_bytes: float | None  # the same for what malloc's callers hold
-    iterations_to_limit: int | None  # at this slope
-    iterations_to_decide: int | None
+    series: dict[str, Finding]
+    iterations_to_limit: int | None  # more, at the fastest of the slopes
+    iterations_to_decide: int | None  # in all; where the word is inconclusive
+
+    @property
+    def resident(self) -> Slope | None:
+        return self._slope("resident memory")
+
+    @property
+    def held(self) -> Slope | None:
+        return self._slope("heap in use")
+
+    @property
+    def counts(self) -> set[str]:
+        """The series that are numbers and not bytes."""
+        return {name for name in self.series if TOLERANCES[name] is COUNT}
+
+    def _slope(self, name: str) -> Slope | None:
+        return self.series[name].verdict.slope if name in self.series else None
 
 
 def judge(samples: Sequence[Sample], memory_limit_bytes: int) -> Verdict:
-    """Judge samples of one worker, in order.
-
-    A ``leak`` is a slope whose interval lies above its tolerance, of resident memory or of what malloc's
-    callers hold, or a count of mappings, threads or descriptors that keeps rising. If there is none, the run
-    is ``inconclusive`` while one of the intervals reaches above its tolerance, or where something rose after
-    its warm-up and too late to tell. Otherwise resident memory's growth in warm-up tells ``plateau`` from
-    ``flat``. Resident memory, what is held and each count have each a warm-up of their own.
-    """
-    count = len(samples)
-    if count < MINIMUM_ITERATIONS:
-        return Verdict(
-            Word.INCONCLUSIVE,
-            f"too few iterations in one process: {count}; a verdict needs {MINIMUM_ITERATIONS}",
-            None, count, 0, 0, None, None, None, None, None, None,
-        )  # fmt: skip
-    resident = _array([sample.resident_bytes for sample in samples])
-    warmup = warmup_length(resident)
-    steady = samples[warmup:]
-    slope = theil_sen(resident[warmup:])
-    growth = int(np.median(resident[warmup:]) - resident[0])
-    steady_held = _steady_held(samples)
-    held = None if steady_held is None else theil_sen(steady_held)
-    counts = _steady_counts(samples)
-    rising_counts = [name for name, series in counts.items() if _keeps_rising(series)]
-    heap_grows = held is not None and held.low > HELD_TOLERANCE
-    resident_grows = slope.low > RESIDENT_TOLERANCE
-    late = ["resident memory"] * (_rise(resident[warmup:]) > WARMUP_TOLERANCE)
-    late += ["what malloc's callers hold"] * (
-        steady_held is not None and _rise(steady_held) > HELD_RISE_TOLERANCE
+    """Judge samples of one worker, in order."""
+    series = series_of(samples)
+    verdicts = {name: judge_series(values, TOLERANCES[name]) for name, values in series.items()}
+    findings = {
+        name: _finding(name, verdict, samples, memory_limit_bytes) for name, verdict in verdicts.items()
+    }
+    word = max(
+        (verdict.word for verdict in verdicts.values()), key=_SEVERITY.index, default=Word.INCONCLUSIVE
     )
-    late += [
-        f"the number of {name}" for name, series in counts.items() if series[-1] > _first_third(series).min()
-    ]
-
-    holder = needed = None
-    if heap_grows or rising_counts or resident_grows:
-        word = Word.LEAK
-        if heap_grows:
-            holder = "heap in use"
-        elif resident_grows:
-            holder = _largest({name: theil_sen(parts).slope for name, parts in _holders(steady).items()})
-        else:
-            holder = rising_counts[0]
-        reason = _leak_reason(heap_grows, resident_grows, rising_counts)
-    elif slope.high > RESIDENT_TOLERANCE:
-        word = Word.INCONCLUSIVE
-        reason = "the interval of resident memory's slope is too wide to tell growth from none"
-        needed = _iterations_to_decide(slope, RESIDENT_TOLERANCE, count, len(steady))
-    elif steady_held is not None and held is not None and _may_grow(held, steady_held):
-        word = Word.INCONCLUSIVE
-        reason = (
-            "the interval of the slope of what malloc's callers hold is too wide to tell growth from none"
-        )
-        needed = _iterations_to_decide(held, HELD_TOLERANCE, count, len(steady_held))
-    elif late:
-        # A median of slopes does not see one late step, and one step does not tell whether another follows.
-        word = Word.INCONCLUSIVE
-        reason = f"{' and '.join(late)} rose after warm-up, and too late to tell whether it goes on"
-        needed = 2 * count
-    elif growth > WARMUP_TOLERANCE:
-        word = Word.PLATEAU
-        holder = _largest(
-            {name: float(np.median(p[warmup:]) - p[0]) for name, p in _holders(samples).items()}
-        )
-        reason = "grew in warm-up and not after it"
-    else:
-        word = Word.FLAT
-        reason = "no growth beyond the tolerances"
-    fastest = max(slope.slope, held.slope if held else 0.0)
-    room = memory_limit_bytes - samples[-1].resident_bytes
+    order = _SIZES_FIRST if word is Word.PLATEAU else _CAUSES_FIRST
+    named = [name for name in order if name in verdicts and verdicts[name].word is word]
+    leading = None if word is Word.FLAT or len(samples) < MINIMUM_ITERATIONS else named[0]
+    needed = [v.iterations_to_decide for v in verdicts.values() if v.iterations_to_decide is not None]
+    limits = [f.iterations_to_limit for f in findings.values() if f.iterations_to_limit is not None]
     return Verdict(
         word=word,
-        reason=reason,
-        holder=holder,
-        iterations=count,
-        warmup_iterations=warmup,
-        warmup_growth_bytes=growth,
-        resident=slope,
-        held=held,
-        detectable_bytes=_detectable(slope, RESIDENT_TOLERANCE),
-        detectable_held_bytes=_detectable(held, HELD_TOLERANCE) if held else None,
-        iterations_to_limit=max(0, int(room / fastest)) if word is Word.LEAK and fastest > 0 else None,
-        iterations_to_decide=needed,
+        reason=_reason(word, {name: verdicts[name] for name in named}, len(samples)),
+        holder=findings[leading].holder if leading else None,
+        next_step=_next_step(word, findings[leading].holder if leading else None, needed),
+        leading=leading,
+        iterations=len(samples),
+        series=findings,
+        iterations_to_limit=min(limits, default=None),
+        iterations_to_decide=max(needed, default=MINIMUM_ITERATIONS) if word is Word.INCONCLUSIVE else None,
     )
 
 
-def _array(values: Sequence[float]) -> npt.NDArray[np.float64]:
-    return np.asarray(values, dtype=np.float64)
+def iterations_needed(verdict: Verdict) -> int:
+    """How many more iterations are likely to decide; 0 once the word is decided.
 
-
-def _steady_held(samples: Sequence[Sample]) -> npt.NDArray[np.float64] | None:
-    known = [sample.held_bytes for sample in samples if sample.held_bytes is not None]
-    return _after_warmup(_array(known)) if len(known) == len(samples) else None
-
-
-def _may_grow(slope: Slope, held: npt.NDArray[np.float64]) -> bool:
-    """Whether the interval admits growth at the tolerance, and the readings spread over half of it or more.
-
-    A step of a few KiB widens the interval of a short run; growth at the tolerance would have gone further.
+    For a run that goes on until it knows. Each look is a chance of a false alarm: look again after as many
+    iterations as this says, not after each.
     """
-    return slope.high > HELD_TOLERANCE and float(np.ptp(held)) > HELD_TOLERANCE * len(held) / 2
+    if verdict.word is not Word.INCONCLUSIVE or verdict.iterations_to_decide is None:
+        return 0
+    return max(1, verdict.iterations_to_decide - verdict.iterations)
 
 
-def _steady_counts(samples: Sequence[Sample]) -> dict[str, npt.NDArray[np.float64]]:
-    names = set.intersection(*(set(sample.counts) for sample in samples))
-    return {name: _after_warmup(_array([s.counts[name] for s in samples])) for name in sorted(names)}
+def series_of(samples: Sequence[Sample]) -> dict[str, npt.NDArray[np.float64]]:
+    """The series that all the samples have, by the names of ``TOLERANCES``."""
+    values = [_values(sample) for sample in samples]
+    known = set[str]().union(*values).intersection(*values)
+    return {name: np.array([value[name] for value in values], float) for name in TOLERANCES if name in known}
 
 
-def _after_warmup(series: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return series[warmup_length(series) :]
+def growth_by_model(cycles: Mapping[str, Sequence[tuple[Sample, Sample]]], name: str) -> dict[str, Slope]:
+    """The models in whose cycles a series grows, and by how much a cycle.
+
+    A model's series is what its cycles, from before the load to after the unload, add up to: as if no other
+    model had been loaded. It is judged like the whole.
+    """
+    grows = {}
+    for label, pairs in cycles.items():
+        before, after = (
+            (series_of(part).get(name) for part in zip(*pairs, strict=True)) if pairs else (None,) * 2
+        )
+        if before is None or after is None:
+            continue
+        verdict = judge_series(np.cumsum(after - before), TOLERANCES[name])
+        if verdict.word is Word.LEAK and verdict.slope:
+            grows[label] = verdict.slope
+    return grows
 
 
-def _keeps_rising(count: npt.NDArray[np.float64]) -> bool:
-    """Whether what is lost, however seldom, is never given back: a count is exact and needs no tolerance."""
-    lowest = [part.min() for part in np.array_split(count, 3)]
-    return bool(lowest[0] < lowest[1] < lowest[2]) and theil_sen(count).low > 0
+def _values(sample: Sample) -> dict[str, int]:
+    values = {
+        "resident memory": sample.resident_bytes,
+        "anonymous memory": sample.anonymous_bytes,
+        "file-backed memory": sample.file_bytes,
+        **sample.counts,
+    }
+    return values if sample.held_bytes is None else {**values, "heap in use": sample.held_bytes}
+
+
+def _reason(word: Word, verdicts: Mapping[str, SeriesVerdict], iterations: int) -> str:
+    """The reasons of the series that have the word; series of one reason together."""
+    if word is Word.FLAT:
+        return "no growth beyond the tolerances"
+    if iterations < MINIMUM_ITERATIONS:
+        return f"too few iterations in one process: {iterations}; a verdict needs {MINIMUM_ITERATIONS}"
+    names: dict[str, list[str]] = {}
+    for name, verdict in verdicts.items():
+        names.setdefault(verdict.reason, []).append(name)
+    return "; ".join(f"{', '.join(those)}: {reason}" for reason, those in names.items())
+
+
+def _finding(
+    name: str, verdict: SeriesVerdict, samples: Sequence[Sample], memory_limit_bytes: int
+) -> Finding:
+    holder = None
+    if verdict.word in (Word.LEAK, Word.PLATEAU):
+        holder = _holder(name, verdict, samples)
+    limit = None
+    if verdict.word is Word.LEAK and verdict.slope and TOLERANCES[name] is not COUNT:
+        room = memory_limit_bytes - samples[-1].resident_bytes
+        limit = max(0, int(room / verdict.slope.slope))
+    needed = [] if verdict.iterations_to_decide is None else [verdict.iterations_to_decide]
+    return Finding(verdict, holder, limit, _next_step(verdict.word, holder, needed))
+
+
+def _holder(name: str, verdict: SeriesVerdict, samples: Sequence[Sample]) -> str:
+    """Who holds most of what grew."""
+    if name == "file-backed memory":
+        return "file cache"
+    if name not in ("resident memory", "anonymous memory"):
+        return name
+    parts = _holders(samples)
+    if name == "anonymous memory":
+        del parts["file cache"]
+    warmup = verdict.warmup_iterations
+    if verdict.word is Word.LEAK:
+        growth = {part: theil_sen(values[warmup:]).slope for part, values in parts.items()}
+    else:
+        growth = {part: float(np.median(values[warmup:]) - values[0]) for part, values in parts.items()}
+    return max(growth, key=lambda part: growth[part])
 
 
 def _holders(samples: Sequence[Sample]) -> dict[str, npt.NDArray[np.float64]]:
     """Resident memory by holder. What the heap keeps back need not be resident; parts need not add up."""
-    anonymous = _array([sample.anonymous_bytes for sample in samples])
-    parts = {"file cache": _array([sample.file_bytes for sample in samples])}
+    anonymous = np.array([sample.anonymous_bytes for sample in samples], float)
+    parts = {"file cache": np.array([sample.file_bytes for sample in samples], float)}
     held = [sample.held_bytes for sample in samples if sample.held_bytes is not None]
     kept = [sample.kept_bytes for sample in samples if sample.kept_bytes is not None]
     if len(held) == len(kept) == len(samples):
-        parts["heap in use"] = _array(held)
-        parts["heap kept back"] = _array(kept)
+        parts["heap in use"] = np.array(held, float)
+        parts["heap kept back"] = np.array(kept, float)
         parts["mappings"] = anonymous - parts["heap in use"] - parts["heap kept back"]
     else:
         parts["anonymous memory"] = anonymous
     return parts
 
 
-def _rise(steady: npt.NDArray[np.float64]) -> float:
-    """How far the last reading lies above the level of the first third."""
-    return float(steady[-1] - np.median(_first_third(steady)))
-
-
-def _first_third(steady: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return steady[: max(1, len(steady) // 3)]
-
-
-def _largest(growth: dict[str, float]) -> str:
-    return max(growth, key=lambda name: growth[name])
-
-
-def _leak_reason(heap: bool, resident: bool, counts: Sequence[str]) -> str:
-    what = ["what malloc's callers hold"] * heap + ["resident memory"] * resident
-    what += [f"the number of {name}" for name in counts]
-    return f"{' and '.join(what)} keeps growing"
-
-
-def _detectable(slope: Slope, tolerance: float) -> float:
-    return tolerance + slope.slope - slope.low
-
-
-def _iterations_to_decide(slope: Slope, tolerance: float, iterations: int, steady: int) -> int:
-    """Iterations until a series without growth would very likely be told from one at the tolerance.
-
-    The interval's width falls as n^-1.5. Its half must come down to half the tolerance, for the slope itself
-    wanders as far. The slope found here does not enter: it is what is not known yet.
-    """
-    half = max(slope.high - slope.slope, slope.slope - slope.low)
-    return iterations - steady + math.ceil(steady * max(1.0, math.pow(2 * half / tolerance, 2 / 3)))
+def _next_step(word: Word, holder: str | None, needed: Sequence[int]) -> str:
+    if word is Word.LEAK and holder:
+        return f"{_MEND[holder]}; until it is mended, restart the worker in time"
+    if word is Word.PLATEAU and holder:
+        return _KEPT.get(holder, "plan for this level: it does not grow further")
+    if word is Word.INCONCLUSIVE:
+        return f"run about {max(needed, default=MINIMUM_ITERATIONS):,} iterations"
+    return "nothing"

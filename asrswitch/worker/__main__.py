@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from asrswitch import native
-from asrswitch.worker.backends.chatllm import BackendError, ChatllmBackend
+from asrswitch.worker.backends.chatllm import BackendError, Models
+from asrswitch.worker.heap import Heap
 from asrswitch.worker.protocol import (
     CeilingMeasured,
     Command,
@@ -21,6 +20,7 @@ from asrswitch.worker.protocol import (
     Malloc,
     MemoryNeeds,
     Transcribed,
+    Trimmed,
 )
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -42,14 +42,14 @@ def main(library: str) -> int:
         reply(error)
 
     try:
-        backend = ChatllmBackend(library)
+        models = Models(library)
     except OSError as error:
         say = f"{library}: not a library with chatllm.cpp's C interface ({error})"
         say += "; name another by --library, or build ours by `pip install .`"
         fail(say, None)
         return 1
-    malloc = _malloc_reader(process)
-    hello: Hello = {"pid": os.getpid(), "malloc": malloc()}
+    heap = Heap(process)
+    hello: Hello = {"pid": os.getpid(), "malloc": heap.read()}
     reply(hello)
     with os.fdopen(commands, "rb") as lines:
         for line in lines:
@@ -57,19 +57,23 @@ def main(library: str) -> int:
             if command["command"] == "exit":
                 return 0
             try:
-                reply(_answer(backend, command, malloc))
+                reply(_answer(models, command, heap))
             except BackendError as error:
-                fail(str(error), malloc())
+                fail(str(error), heap.read())
     return 0
 
 
 def _answer(
-    backend: ChatllmBackend, command: Command, malloc: Callable[[], Malloc | None]
-) -> Done | Transcribed | MemoryNeeds | CeilingMeasured:
+    models: Models, command: Command, heap: Heap
+) -> Done | Transcribed | Trimmed | MemoryNeeds | CeilingMeasured:
+    label = command.get("label", "")
+    backend = models.of(label)
     if command["command"] == "measure_ceiling":
         return backend.measure_ceiling(command["ceiling"])
     if command["command"] == "memory_needs":
         return backend.memory_needs(command["load"], command["clip_s"])
+    if command["command"] == "trim":
+        return heap.trim(command["on_copy"])
     if command["command"] == "transcribe":
         result = backend.transcribe(command["audio"])
         return {
@@ -77,15 +81,16 @@ def _answer(
             "returned_ns": result.returned_ns,
             "pieces": result.pieces,
             "statistics": result.statistics,
-            "malloc": malloc(),
+            "malloc": heap.read(),
         }
     if command["command"] == "load":
         started_ns, ended_ns = backend.load(command["load"])
     elif command["command"] == "restart":
         started_ns, ended_ns = backend.restart()
     else:
+        models.forget(label)
         started_ns, ended_ns = backend.unload()
-    return {"started_ns": started_ns, "ended_ns": ended_ns, "malloc": malloc()}
+    return {"started_ns": started_ns, "ended_ns": ended_ns, "malloc": heap.read()}
 
 
 def _take_over_pipes() -> tuple[int, int]:
@@ -96,23 +101,6 @@ def _take_over_pipes() -> tuple[int, int]:
     os.close(nothing)
     os.dup2(2, 1)
     return commands, replies
-
-
-def _malloc_reader(process: Any) -> Callable[[], Malloc | None]:
-    if not hasattr(process, "mallinfo2"):  # musl, or glibc before 2.33
-        return lambda: None
-
-    def read() -> Malloc:
-        gc.collect()
-        info = process.mallinfo2()
-        return {
-            "held_bytes": info.uordblks + info.hblkhd,
-            "kept_bytes": info.fordblks,
-            "arena_bytes": info.arena,
-            "mapped_chunks": info.hblks,
-        }
-
-    return read
 
 
 if __name__ == "__main__":

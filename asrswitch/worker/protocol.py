@@ -21,9 +21,13 @@ class Malloc(TypedDict):
 class Command(TypedDict, total=False):
     """A command; which of the other keys it has depends on ``command``."""
 
-    command: Literal["load", "transcribe", "restart", "unload", "memory_needs", "measure_ceiling", "exit"]
+    command: Literal[
+        "load", "transcribe", "restart", "unload", "trim", "memory_needs", "measure_ceiling", "exit"
+    ]
+    label: str  # which model is loaded, transcribes, restarts or is unloaded; left out where there is one
     load: LoadOptions
     audio: str
+    on_copy: bool  # beside "trim": on a copy of the worker, not on itself
     clip_s: float  # beside "load": memory_needs loads, asks and unloads
     ceiling: CeilingOptions
 
@@ -96,4 +100,20 @@ class Transcribed(TypedDict):
     returned_ns: int
     pieces: list[tuple[int, str]]
     statistics: list[str]
+    malloc: Malloc | None
+
+
+class Trimmed(TypedDict):
+    """malloc gave back what it could, in the worker or in a copy of it.
+
+    All but the times and ``malloc``, the worker's own heap afterwards, is of the one that was trimmed, and
+    None when that failed.
+    """
+
+    anonymous_before_bytes: int | None
+    anonymous_bytes: int | None
+    trimmed: Malloc | None
+    started_ns: int
+    ended_ns: int
+    failure: str | None
     malloc: Malloc | None

@@ -3,6 +3,7 @@
  *   text=TEXT          the transcript                     header=none|whole|split   how the header comes
  *   pieces=N           bytes in a text callback           delay_ms=N                before each text callback
  *   leak=N             bytes never freed, each load       hoard=N                   mappings never unmapped, each load
+ *   retain=N           KiB that malloc keeps back after each unload: freed below a block that stays
  *   noise=1            print on stdout                    statistics=LINE           for chatllm_show_statistics
  *   stderr_error=1     report an error and return 0       error_leak=N              bytes never freed, each error
  *   error_input=1      say what was being transcribed in an error
@@ -28,6 +29,8 @@ struct chatllm_obj {
     print_function print;
     end_function end;
     void *user;
+    void **retained; /* n_retained blocks of 1 KiB */
+    long n_retained;
 };
 
 /* Value of `key=` in the script, in a static buffer, or an empty string. */
@@ -161,6 +164,17 @@ int chatllm_start(struct chatllm_obj *object, print_function print, end_function
         mmap(NULL, 4096, i % 2 ? PROT_READ : PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     }
+    object->n_retained = atol(setting(object, "retain"));
+    if (object->n_retained > 0) {
+        static void *last; /* keeps the end of the heap where it is */
+        object->retained = calloc((size_t)object->n_retained, sizeof(void *));
+        for (long i = 0; i < object->n_retained; i++) {
+            object->retained[i] = memset(malloc(1024), 1, 1024);
+        }
+        if (!last) {
+            last = malloc(1024);
+        }
+    }
     if (*setting(object, "noise")) {
         printf("{\"error\": \"this is not the protocol\"}\n");
         fflush(stdout);
@@ -228,6 +242,10 @@ int chatllm_destroy(struct chatllm_obj *object) {
     if (misbehave(object, "unload", "")) {
         return 1;
     }
+    for (long i = 0; i < object->n_retained; i++) {
+        free(object->retained[i]);
+    }
+    free(object->retained);
     free(object->script);
     free(object->seen);
     free(object);

@@ -5,17 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrswitch.stats.trend import theil_sen
+from asrswitch.stats.series import MINIMUM_ITERATIONS
 from asrswitch.stats.verdict import (
-    MINIMUM_ITERATIONS,
-    RESIDENT_TOLERANCE,
-    WARMUP_TOLERANCE,
+    HELD,
+    RESIDENT,
     Sample,
     Verdict,
     Word,
+    growth_by_model,
+    iterations_needed,
     judge,
 )
-from asrswitch.stats.warmup import warmup_length
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -73,8 +73,11 @@ def test_growth_that_ends_is_a_plateau_and_names_who_keeps_it(
     verdict = judged(20 * MIB + rise + noise, kept=MIB + rise)
     assert verdict.word is Word.PLATEAU
     assert verdict.holder == "heap kept back"
-    assert verdict.warmup_growth_bytes == pytest.approx(mib * MIB, rel=0.2)
-    assert verdict.warmup_growth_bytes > WARMUP_TOLERANCE
+    assert verdict.leading == "resident memory"
+    growth = verdict.series["resident memory"].verdict.warmup_growth
+    assert growth == pytest.approx(mib * MIB, rel=0.2)
+    assert growth > RESIDENT.warmup
+    assert "malloc_trim" in verdict.next_step
 
 
 def test_a_leak_that_hides_in_freed_memory_is_seen_in_what_is_held() -> None:
@@ -114,7 +117,7 @@ def test_a_count_that_rises_every_few_iterations_is_a_leak(every: int, count: in
 
 @given(st.integers(12, 60), st.data())
 def test_a_count_that_rises_late_is_never_flat(count: int, data: st.DataObject) -> None:
-    at = data.draw(st.integers(count // 2 + 1, count - 1))
+    at = data.draw(st.integers(3 * count // 4, count - 1))
     verdict = judged(np.full(count, 20.0 * MIB), threads=4 + np.maximum(np.arange(count) - at + 1, 0))
     assert verdict.word in (Word.LEAK, Word.INCONCLUSIVE)
     one = judged(np.full(count, 20.0 * MIB), threads=4 + (np.arange(count) >= at))
@@ -134,7 +137,9 @@ def test_what_is_held_must_be_known_well_enough() -> None:
     noise = np.random.default_rng(1).normal(0, 64 * 1024, 30)
     verdict = judged(np.full(30, 20.0 * MIB), held=2 * MIB + noise)
     assert verdict.word is Word.INCONCLUSIVE
-    assert "malloc's callers" in verdict.reason
+    assert verdict.leading == "heap in use"
+    assert verdict.reason.startswith("heap in use: strays too much")
+    assert str(verdict.iterations_to_decide) in verdict.next_step
     assert verdict.iterations_to_decide is not None and verdict.iterations_to_decide > 30
 
 
@@ -170,7 +175,88 @@ def test_a_very_long_run_is_judged_in_little_memory_and_time() -> None:
 def test_a_flat_run_says_what_it_could_have_seen() -> None:
     verdict = judged(np.full(30, 20.0 * MIB))
     assert verdict.word is Word.FLAT
-    assert verdict.detectable_bytes == RESIDENT_TOLERANCE
+    seen = {name: finding.verdict.detectable for name, finding in verdict.series.items()}
+    assert seen["resident memory"] == RESIDENT.slope(30)
+    assert seen["heap in use"] == HELD.slope(30)
+    assert (verdict.leading, verdict.holder, verdict.next_step) == (None, None, "nothing")
+    assert iterations_needed(verdict) == 0
+
+
+def test_what_a_run_of_two_hundred_iterations_could_have_seen() -> None:
+    """The shape of a real run: eight steps of the heap in the first iterations, and level."""
+    held = 2 * MIB + np.minimum(np.arange(200), 8) * 300
+    finding = judged(np.full(200, 20.0 * MIB), held=held).series["heap in use"].verdict
+    assert (finding.word, finding.warmup_iterations) == (Word.FLAT, 8)
+    assert finding.slope is not None and finding.slope.slope == 0
+    assert finding.detectable is not None and finding.detectable <= 256
+
+
+@pytest.mark.parametrize(
+    ("holder", "every"),
+    [
+        *((holder, 1) for holder in ("heap in use", "mappings", "file cache", "threads", "descriptors")),
+        *((holder, 3) for holder in ("heap in use", "threads", "descriptors")),
+    ],
+)
+def test_a_leak_of_4_kib_or_of_one_is_found_in_50_iterations(holder: str, every: int) -> None:
+    lost = np.arange(50) // every
+    pages = 4096 * lost
+    series = [
+        Sample(
+            20 * MIB + (int(page) if holder in ("heap in use", "mappings", "file cache") else 0),
+            15 * MIB + (int(page) if holder in ("heap in use", "mappings") else 0),
+            5 * MIB + (int(page) if holder == "file cache" else 0),
+            2 * MIB + (int(page) if holder == "heap in use" else 0),
+            MIB,
+            {name: 4 + (int(number) if holder == name else 0) for name in ("threads", "descriptors")},
+        )
+        for page, number in zip(pages, lost, strict=True)
+    ]
+    verdict = judge(series, GIB)
+    assert (verdict.word, verdict.holder) == (Word.LEAK, holder)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(["sawtooth", "plateau", "step", "swells"]), st.integers(20, 120), st.integers(1, 500))
+def test_what_malloc_keeps_back_is_never_called_a_leak(shape: str, count: int, mib: int) -> None:
+    index = np.arange(count)
+    rise = {
+        "sawtooth": index % max(3, count // 5) / max(3, count // 5),
+        "plateau": 1 - np.exp(-index * 12 / count),
+        "step": (index >= count // 2).astype(float),
+        "swells": np.abs(np.sin(index)),
+    }[shape]
+    assert judged(20 * MIB + rise * mib * MIB, kept=MIB + rise * mib * MIB).word is not Word.LEAK
+
+
+def test_the_model_whose_cycles_grow_is_named() -> None:
+    """Models in turn; the first loses 4 KiB a cycle, the second is heavier and loses nothing."""
+
+    def sample(held: int) -> Sample:
+        return Sample(20 * MIB + held, 15 * MIB + held, 5 * MIB, held, MIB, {})
+
+    cycles: dict[str, list[tuple[Sample, Sample]]] = {"small": [], "large": []}
+    held = 2 * MIB
+    for _ in range(50):
+        cycles["small"].append((sample(held), sample(held + 4096)))
+        held += 4096
+        cycles["large"].append((sample(held), sample(held)))
+    grows = growth_by_model(cycles, "heap in use")
+    assert list(grows) == ["small"]
+    assert grows["small"].slope == pytest.approx(4096)
+    assert list(growth_by_model(dict(reversed(cycles.items())), "resident memory")) == ["small"]
+    assert growth_by_model(cycles, "descriptors") == growth_by_model({}, "heap in use") == {}
+    assert growth_by_model({"small": cycles["small"][:9]}, "heap in use") == {}
+
+
+def test_the_cause_leads_and_memory_runs_out_at_the_fastest_slope() -> None:
+    lost = np.arange(50)
+    verdict = judged(20 * MIB + 80 * 1024 * lost, held=2 * MIB + 1024 * lost, threads=4 + lost)
+    assert (verdict.leading, verdict.holder) == ("threads", "threads")
+    assert verdict.series["resident memory"].holder == "mappings"
+    room = GIB - 20 * MIB - 80 * 1024 * 49
+    assert verdict.iterations_to_limit == room // (80 * 1024)
+    assert "/proc/PID/task" in verdict.next_step
 
 
 def correlated(random: np.random.Generator, count: int, carried: float) -> np.ndarray:
@@ -183,24 +269,13 @@ def correlated(random: np.random.Generator, count: int, carried: float) -> np.nd
     return series
 
 
-@pytest.mark.parametrize(
-    ("carried", "most"),
-    [
-        (0.0, 0.025),  # half of what the interval leaves out: the rate that it promises
-        (0.5, 0.025),
-        (
-            0.9,
-            0.05,
-        ),  # so much correlation cannot be told from a trend in 20 readings; the promise is not kept
-        (1.0, 0.08),  # a random walk has no level to return to
-    ],
-)
-def test_false_alarms_on_series_that_only_wander(carried: float, most: float) -> None:
-    runs = 400
+@pytest.mark.parametrize("carried", [0.0, 0.5, 0.9, 1.0])
+def test_false_alarms_on_series_that_only_wander(carried: float) -> None:
+    runs = 200
     words = [
         judged(200 * MIB + correlated(np.random.default_rng(seed), 20, carried)).word for seed in range(runs)
     ]
-    assert words.count(Word.LEAK) / runs <= most
+    assert words.count(Word.LEAK) / runs <= 0.02
     assert words.count(Word.INCONCLUSIVE) / runs > 0.8
 
 
@@ -231,25 +306,4 @@ def test_few_iterations_decide_nothing(count: int) -> None:
     verdict = judged(np.full(count, 20.0 * MIB))
     assert verdict.word is Word.INCONCLUSIVE
     assert str(MINIMUM_ITERATIONS) in verdict.reason
-    assert verdict.iterations_to_decide is None
-
-
-@given(st.lists(st.floats(-1e9, 1e9), min_size=3, max_size=60), st.floats(-1e6, 1e6))
-def test_the_slope_is_equivariant_and_inside_its_interval(values: list[float], added: float) -> None:
-    series = np.asarray(values)
-    slope = theil_sen(series)
-    assert slope.low <= slope.slope <= slope.high
-    steeper = theil_sen(series + added * np.arange(len(series)))
-    assert steeper.slope == pytest.approx(slope.slope + added, rel=1e-6, abs=1.0)
-
-
-@given(st.lists(st.floats(0, 1e9), min_size=2, max_size=80))
-def test_warm_up_is_at_most_half(values: list[float]) -> None:
-    assert 0 <= warmup_length(np.asarray(values)) <= len(values) // 2
-
-
-@pytest.mark.parametrize("knee", [0, 1, 3, 10])
-def test_warm_up_ends_where_the_series_settles(knee: int) -> None:
-    series = np.full(40, 100.0)
-    series[:knee] = np.arange(knee)
-    assert warmup_length(series) == knee
+    assert iterations_needed(verdict) == max(1, MINIMUM_ITERATIONS - count)

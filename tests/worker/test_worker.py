@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from helpers.commands import load
 from support import ROOT, alive, wait_for
 
 ALLOWED = {"cffi", "_cffi_backend", "pycparser"}
@@ -34,12 +35,6 @@ def speak(library: Path, *commands: dict[str, Any]) -> list[dict[str, Any]]:
         words, cwd=ROOT, input=said, capture_output=True, text=True, timeout=30, check=False
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def load(model: str, **options: object) -> dict[str, Any]:
-    path = model.partition("=")[2]
-    defaults = {"model": path, "threads": 3, "context": None, "language": None, "max_new_tokens": 9}
-    return {"command": "load", "load": defaults | {"preload": False, "lock": False} | options}
 
 
 def test_a_library_that_prints_does_not_disturb_the_protocol(

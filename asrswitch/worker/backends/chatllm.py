@@ -27,11 +27,29 @@ class Transcription:
         self.statistics = statistics
 
 
-class ChatllmBackend:
-    """At most one loaded model. Every method raises ``BackendError`` where the library reports a failure."""
+class Models:
+    """The models of one library by their labels. Raises ``OSError`` where it is no such library."""
 
     def __init__(self, library: str) -> None:
         self._library = native.open_library(library)
+        self._backends: dict[str, ChatllmBackend] = {}
+
+    def of(self, label: str) -> ChatllmBackend:
+        """The model of that label, loaded or not yet."""
+        if label not in self._backends:
+            self._backends[label] = ChatllmBackend(self._library)
+        return self._backends[label]
+
+    def forget(self, label: str) -> None:
+        """Keep nothing of a model that is being unloaded."""
+        self._backends.pop(label, None)
+
+
+class ChatllmBackend:
+    """At most one loaded model. Every method raises ``BackendError`` where the library reports a failure."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
         self._object: Any = ffi.NULL
         self._callbacks: tuple[Any, ...] = ()
         self._received: list[tuple[int, int, bytes]] = []

@@ -1,0 +1,1 @@
+"""Load, transcribe, unload under valgrind: what a library loses in every cycle, and where."""

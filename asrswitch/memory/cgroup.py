@@ -1,0 +1,103 @@
+"""The control group that a process's memory is charged to (cgroup v2); sizes in bytes.
+
+Sources: proc_pid_mountinfo(5), cgroups(7), and the kernel's cgroup-v2 guide for the files of the memory
+controller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+class Mount(msgspec.Struct, frozen=True):
+    """A place where a part of the cgroup v2 tree can be seen: ``root`` of the tree lies at ``point``."""
+
+    root: str
+    point: str
+
+
+class ControlGroup(msgspec.Struct, frozen=True):
+    """What the group has that a process is charged to; None where its kernel does not tell, or sets no limit.
+
+    Other processes may be charged to the same group, and page cache is charged too.
+    """
+
+    current_bytes: int
+    peak_bytes: int | None  # since the group was made; Linux 5.19 and later
+    limit_bytes: int | None  # the smallest of its own and those of the groups that it lies in
+
+
+def parse_mounts(mountinfo: str) -> list[Mount]:
+    """The cgroup v2 mounts of a mountinfo file."""
+    mounts = []
+    for line in mountinfo.split("\n"):
+        fields, _, source = line.partition(" - ")
+        words = fields.split(" ")
+        if source.split(" ")[0] == "cgroup2" and len(words) >= 5:
+            mounts.append(Mount(_plain(words[3]), _plain(words[4])))
+    return mounts
+
+
+def parse_membership(cgroup: str) -> str | None:
+    """The path in the cgroup v2 tree that a ``/proc/PID/cgroup`` file tells; None where it tells none."""
+    for line in cgroup.split("\n"):
+        if line.startswith("0::/"):
+            return line[len("0::") :].removesuffix(" (deleted)")
+    return None
+
+
+def locate(path: str, mount: Mount) -> list[Path]:
+    """The directories of a group and of those it lies in, innermost first; empty where the mount hides it."""
+    try:
+        inside = PurePosixPath(path).relative_to(mount.root)
+    except ValueError:
+        return []
+    if ".." in inside.parts:  # outside the part of the tree that this process is shown
+        return []
+    return [Path(mount.point, inside), *(Path(mount.point, parent) for parent in inside.parents)]
+
+
+class ControlGroupReader:
+    """Reads the group of one process, also after the process was moved to another."""
+
+    def __init__(self, pid: int, proc: Path = Path("/proc")) -> None:
+        self._membership = proc / str(pid) / "cgroup"
+        self._mounts = parse_mounts(_text(proc / "self" / "mountinfo") or "")
+
+    def read(self) -> ControlGroup | None:
+        """What is charged to the group; None where no cgroup v2 accounts for the process's memory."""
+        path = parse_membership(_text(self._membership) or "")
+        if path is None:
+            return None
+        for mount in self._mounts:
+            directories = locate(path, mount)
+            # A group without the memory controller is charged to the nearest one around it that has it.
+            for index, directory in enumerate(directories):
+                current = _number(directory / "memory.current")
+                if current is not None:
+                    limits = (_number(outer / "memory.max") for outer in directories[index:])
+                    known = [limit for limit in limits if limit is not None]
+                    return ControlGroup(current, _number(directory / "memory.peak"), min(known, default=None))
+        return None
+
+
+def _plain(field: str) -> str:
+    """A field of mountinfo, where space, tab, newline and backslash are written as octal numbers."""
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)
+
+
+def _number(path: Path) -> int | None:
+    text = (_text(path) or "").strip()
+    return int(text) if text.isdecimal() and text.isascii() else None  # "max" is no limit
+
+
+def _text(path: Path) -> str | None:
+    with contextlib.suppress(OSError):
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    return None

@@ -1,0 +1,12 @@
+"""Commands to a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def load(model: str, **options: object) -> dict[str, Any]:
+    """Load what a ``LABEL=PATH`` word names; ``options`` replace the defaults."""
+    path = model.partition("=")[2]
+    defaults = {"model": path, "threads": 3, "context": None, "language": None, "max_new_tokens": 9}
+    return {"command": "load", "load": defaults | {"preload": False, "lock": False} | options}
