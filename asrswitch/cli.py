@@ -253,7 +253,7 @@ def _run(words: Sequence[str]) -> int:
         return _complain(ended_by)
     summary = _show_run(console, path)
     if summary.failures:
-        first, count = summary.failures[0], len(summary.failures)
+        first, count = summary.failures[0], sum(failure.attempt == 1 for failure in summary.failures)
         where = f"iteration {first.iteration}, {first.model}, {first.phase}"
         return _complain(
             AsrSwitchError(f"{count} failure{'s' * (count > 1)}; the first: {where}: {first.message}")

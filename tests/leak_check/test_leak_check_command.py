@@ -62,6 +62,7 @@ def check(command: Callable[..., list[str]]) -> Callable[..., subprocess.Complet
     return run
 
 
+@pytest.mark.valgrind
 @needs_valgrind
 def test_memcheck_names_what_is_lost_in_each_cycle(
     check: Callable[..., subprocess.CompletedProcess[str]], script: Callable[..., str], tmp_path: Path
@@ -91,6 +92,7 @@ def test_memcheck_names_what_is_lost_in_each_cycle(
     assert sorted(path.name for path in out.iterdir()) == ["memcheck-2.xml", "memcheck-3.xml"]
 
 
+@pytest.mark.valgrind
 @needs_valgrind
 def test_what_is_made_once_is_no_leak(
     check: Callable[..., subprocess.CompletedProcess[str]], script: Callable[..., str]
@@ -105,6 +107,7 @@ def test_what_is_made_once_is_no_leak(
     assert any("AVX-512" in line and "not what ran" in line for line in lines)
 
 
+@pytest.mark.valgrind
 @needs_valgrind
 def test_massif_draws_the_heap_and_tells_its_growth(
     check: Callable[..., subprocess.CompletedProcess[str]], script: Callable[..., str]
@@ -121,6 +124,7 @@ def test_massif_draws_the_heap_and_tells_its_growth(
     assert len(report.curve.snapshots) > 50
 
 
+@pytest.mark.valgrind
 @needs_valgrind
 def test_dhat_tells_who_allocates(
     check: Callable[..., subprocess.CompletedProcess[str]], script: Callable[..., str]
@@ -166,6 +170,7 @@ def test_without_valgrind_the_remedy_is_told(
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
 
+@pytest.mark.valgrind
 @needs_valgrind
 @pytest.mark.parametrize(
     ("settings", "says"),
@@ -185,6 +190,7 @@ def test_a_failing_library_is_a_line(
     assert says in done.stderr
 
 
+@pytest.mark.valgrind
 @needs_valgrind
 def test_a_driver_must_make_its_cycles(
     check: Callable[..., subprocess.CompletedProcess[str]], script: Callable[..., str]
@@ -198,6 +204,7 @@ def test_a_driver_must_make_its_cycles(
     assert "seq under memcheck: the worker ended with exit code 1; it said: " in done.stderr
 
 
+@pytest.mark.valgrind
 @needs_valgrind
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_leaves_nothing_behind(
