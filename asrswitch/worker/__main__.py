@@ -88,7 +88,6 @@ def _answer(
     elif command["command"] == "restart":
         started_ns, ended_ns = backend.restart()
     else:
-        models.forget(label)
         started_ns, ended_ns = backend.unload()
     return {"started_ns": started_ns, "ended_ns": ended_ns, "malloc": heap.read()}
 

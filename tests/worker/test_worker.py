@@ -97,7 +97,9 @@ def test_the_heap_is_accounted_for(fake_library: Path, script: Callable[..., str
     held = [reply["malloc"]["held_bytes"] for reply in replies[3::3]]
     steps = [after - before for before, after in itertools.pairwise(held[10:])]  # the interpreter's own first
     assert len(steps) == 9
-    assert all(50_000 <= step < 50_100 for step in steps), steps
+    # What Python itself holds at a reading may take turns between two levels.
+    assert all(48_000 < step < 52_000 for step in steps), steps
+    assert 49_800 < sum(steps) / len(steps) < 50_200, steps
 
 
 def test_the_worker_dies_with_its_runner(

@@ -35,14 +35,10 @@ class Models:
         self._backends: dict[str, ChatllmBackend] = {}
 
     def of(self, label: str) -> ChatllmBackend:
-        """The model of that label, loaded or not yet."""
+        """The model of that label, loaded or not; kept, so that cycles are alike in what Python holds."""
         if label not in self._backends:
             self._backends[label] = ChatllmBackend(self._library)
         return self._backends[label]
-
-    def forget(self, label: str) -> None:
-        """Keep nothing of a model that is being unloaded."""
-        self._backends.pop(label, None)
 
 
 class ChatllmBackend:
