@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -98,6 +98,32 @@ class StopSignals:
             os.write(self._write, b"!")
 
 
+def worker_program(library: str) -> list[str]:
+    """The worker's command line."""
+    return [sys.executable, "-m", "asrswitch.worker", library]
+
+
+def start_process(
+    command: Sequence[str], log: Path, environ: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, with pipes to it and from it; its errors go to ``log``.
+
+    Raises:
+        OSError: it cannot be started, or the log not be opened.
+    """
+    with log.open("ab") as errors:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=_PACKAGE_ROOT,  # `-m` looks there first: worker and runner are of the same package
+            env=environ,
+            start_new_session=True,
+            bufsize=0,
+        )
+
+
 class WorkerProcess:
     """A running worker in a session of its own, so that a Ctrl-C reaches the runner alone.
 
@@ -108,16 +134,7 @@ class WorkerProcess:
         self._stop = stop
         self._buffer = b""
         try:
-            with log.open("ab") as errors:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "asrswitch.worker", str(library)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    cwd=_PACKAGE_ROOT,  # `-m` looks there first: worker and runner are of the same package
-                    start_new_session=True,
-                    bufsize=0,
-                )
+            self._process = start_process(worker_program(str(library)), log)
         except OSError as error:
             raise WorkerError(
                 f"{error.filename or sys.executable}: a worker cannot be started with it ({error.strerror}); "
@@ -157,12 +174,17 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Let the worker exit, and kill it if it does not."""
-        if self._process.poll() is None and self._process.stdin:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.write(msgspec.json.encode(Command(command="exit")) + b"\n")
+        if self._process.poll() is None:
+            self.tell_to_exit()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_EXIT_GRACE_S)
         self.kill()
+
+    def tell_to_exit(self) -> None:
+        """Ask it to end, and do not wait."""
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(msgspec.json.encode(Command(command="exit")) + b"\n")
 
     def kill(self) -> None:
         """Kill the worker and whatever it started; does nothing the second time."""
@@ -185,26 +207,32 @@ class WorkerProcess:
             raise WorkerError(f"the worker's answer makes no sense ({error})") from None
 
     def _read_line(self, timeout_s: float) -> bytes:
+        deadline = time.monotonic() + timeout_s
+        overdue = f"no answer within {timeout_s:g} s; the worker was killed"
+        while b"\n" not in self._buffer:
+            chunk = self._read_chunk(deadline, overdue)
+            if not chunk:
+                raise self.lost()
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _read_chunk(self, deadline: float, overdue: str) -> bytes:
+        """What it writes next, nothing at its end; killed with the message ``overdue`` after the deadline."""
         assert self._process.stdout
         output = self._process.stdout.fileno()
         poll = select.poll()
         poll.register(output, select.POLLIN)
         poll.register(self._stop.wakeup, select.POLLIN)
-        deadline = time.monotonic() + timeout_s
-        while b"\n" not in self._buffer:
+        while True:
             self._stop.check()
             left = deadline - time.monotonic()
             if left <= 0:
                 self.kill()
-                raise WorkerTimeoutError(f"no answer within {timeout_s:g} s; the worker was killed")
+                raise WorkerTimeoutError(overdue)
             ready = [descriptor for descriptor, _ in poll.poll(min(left, 3600.0) * 1000)]
             if output in ready:
-                chunk = os.read(output, 65536)
-                if not chunk:
-                    raise self.lost()
-                self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
+                return os.read(output, 65536)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from asrswitch.leak_check.mappings import Mappings
-from asrswitch.leak_check.memcheck import ReportError
+from asrswitch.leak_check.memcheck import read_report
 from asrswitch.leak_check.sites import Allocation, Frame, Tally
 
 _VERSION = 2
@@ -41,14 +41,7 @@ def read_dhat(path: Path, mappings: Mappings) -> tuple[Allocation, ...]:
     Raises:
         ReportError: it cannot be read, ends early, or is no heap profile of dhat's.
     """
-    try:
-        return parse_dhat(path.read_bytes(), mappings)
-    except OSError as error:
-        raise ReportError(f"{path}: dhat's profile cannot be read ({error.strerror}); run again") from None
-    except ValueError as error:
-        raise ReportError(
-            f"{path}: dhat's profile ends early or makes no sense ({error}); make room and run again"
-        ) from None
+    return read_report(path, "dhat's profile", lambda json: parse_dhat(json, mappings))
 
 
 def parse_dhat(json: bytes, mappings: Mappings) -> tuple[Allocation, ...]:

@@ -30,6 +30,7 @@ from asrswitch.worker_process import (
     WorkerProcess,
     WorkerTimeoutError,
     worker,
+    worker_program,
 )
 
 _KERNELS = re.compile(r"kernels: (\w+), threads: \d+", re.ASCII)
@@ -124,7 +125,7 @@ def _work(
     progress: Callable[[str], None],
 ) -> _Run:
     """One run of our worker under valgrind."""
-    command = valgrind.command_line(program, plan.tool, output, valgrind.worker_program(plan.library))
+    command = valgrind.command_line(program, plan.tool, output, worker_program(plan.library))
     turns: list[Turn] = []
     used: set[str] = set()
     who = f"{plan.library} under {plan.tool.value}"
@@ -147,7 +148,7 @@ def _work(
                 turns.append(Turn(model.label, started_ms, ended_ms, now_ms()))
         mappings = Mappings(process.maps())
         with _explaining(who, process.complaint):
-            process.exit()
+            process.tell_to_exit()
             process.finish(plan.timeout_s)
     return _Run(output, mappings, tuple(turns), used)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 from xml.etree import ElementTree
 
 import msgspec
@@ -23,8 +24,27 @@ _KINDS = {
 _DIRECT = re.compile(r"\(([\d,]{1,24}) direct, [\d,]+ indirect\)", re.ASCII)
 
 
+_Report = TypeVar("_Report")
+
+
 class ReportError(AsrSwitchError):
     """A file of valgrind's that makes no sense."""
+
+
+def read_report(path: Path, what: str, parse: Callable[[bytes], _Report]) -> _Report:
+    """Parse a file of valgrind's; ``parse`` raises ``ValueError`` with a line.
+
+    Raises:
+        ReportError: it cannot be read, ends early, or makes no sense.
+    """
+    try:
+        return parse(path.read_bytes())
+    except OSError as error:
+        raise ReportError(f"{path}: {what} cannot be read ({error.strerror}); run again") from None
+    except ValueError as error:
+        raise ReportError(
+            f"{path}: {what} ends early or makes no sense ({error}); make room and run again"
+        ) from None
 
 
 class Mistake(msgspec.Struct, frozen=True):
@@ -49,14 +69,7 @@ def read_memcheck(path: Path, mappings: Mappings) -> MemcheckReport:
     Raises:
         ReportError: it cannot be read, ends early, or is no report of memcheck's.
     """
-    try:
-        return parse_memcheck(path.read_bytes(), mappings)
-    except OSError as error:
-        raise ReportError(f"{path}: valgrind's report cannot be read ({error.strerror}); run again") from None
-    except ValueError as error:
-        raise ReportError(
-            f"{path}: valgrind's report ends early or makes no sense ({error}); make room and run again"
-        ) from None
+    return read_report(path, "valgrind's report", lambda xml: parse_memcheck(xml, mappings))
 
 
 def parse_memcheck(xml: bytes, mappings: Mappings) -> MemcheckReport:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import select
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-import msgspec
-
 from asrswitch.errors import AsrSwitchError, printable
 from asrswitch.leak_check.plan import Tool
-from asrswitch.worker.protocol import Command, Hello
-from asrswitch.worker_process import StopSignals, WorkerProcess, WorkerTimeoutError
+from asrswitch.worker.protocol import Hello
+from asrswitch.worker_process import StopSignals, WorkerProcess, start_process
 
-_PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
 # vgdb would leave its pipes behind when valgrind is killed. A library's symbols are kept for blocks that
 # outlive it.
 _COMMON = ("--vgdb=no", "--keep-debuginfo=yes")
@@ -99,17 +93,7 @@ class ValgrindProcess(WorkerProcess):
         self._log = log
         self.started_s = time.monotonic()
         try:
-            with log.open("wb") as errors:
-                self._process = subprocess.Popen(
-                    list(command),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    cwd=_PACKAGE_ROOT,  # `-m` looks there first: worker and runner are of the same package
-                    env=dict(environ),
-                    start_new_session=True,  # a Ctrl-C reaches the runner alone
-                    bufsize=0,
-                )
+            self._process = start_process(command, log, environ)
         except OSError as error:
             raise AsrSwitchError(
                 f"{command[0]}: cannot be started ({error.strerror}); make room or raise the limit, run again"
@@ -133,12 +117,6 @@ class ValgrindProcess(WorkerProcess):
         poll.poll(seconds * 1000)
         self._stop.check()
 
-    def exit(self) -> None:
-        """Tell the worker to exit; ``finish`` waits for it."""
-        assert self._process.stdin
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(msgspec.json.encode(Command(command="exit")) + b"\n")
-
     def finish(self, timeout_s: float) -> int:
         """Wait for the end, the tool's own search included; the lines that the program still printed.
 
@@ -147,25 +125,11 @@ class ValgrindProcess(WorkerProcess):
             WorkerTimeoutError: it did not end within ``timeout_s``; it was killed.
             StoppedError: a signal came.
         """
-        assert self._process.stdout
-        output = self._process.stdout.fileno()
-        poll = select.poll()
-        poll.register(output, select.POLLIN)
-        poll.register(self._stop.wakeup, select.POLLIN)
         deadline = time.monotonic() + timeout_s
+        overdue = f"no end within {timeout_s:g} s; it was killed"
         n_lines = 0
-        while True:
-            self._stop.check()
-            left = deadline - time.monotonic()
-            if left <= 0:
-                self.kill()
-                raise WorkerTimeoutError(f"no end within {timeout_s:g} s; it was killed")
-            ready = [descriptor for descriptor, _ in poll.poll(min(left, 3600.0) * 1000)]
-            if output in ready:
-                chunk = os.read(output, 65536)
-                if not chunk:
-                    break
-                n_lines += chunk.count(b"\n")
+        while chunk := self._read_chunk(deadline, overdue):
+            n_lines += chunk.count(b"\n")
         lost = self.lost()
         if lost.returncode != 0:
             raise lost
@@ -176,8 +140,3 @@ class ValgrindProcess(WorkerProcess):
         lines = self._log.read_text(errors="replace").splitlines()
         said = [line for line in lines if line.strip() and not line.startswith("==")]  # the tool's account
         return f"; it said: {printable(said[-1].strip())}" if said else ""
-
-
-def worker_program(library: str) -> list[str]:
-    """The worker's command line."""
-    return [sys.executable, "-m", "asrswitch.worker", library]

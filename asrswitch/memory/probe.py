@@ -64,9 +64,7 @@ class MemoryProbe:
         Raises:
             ProcessGoneError: there is nothing left to read.
         """
-        status = self._table("status")
-        if "VmRSS" not in status:  # a zombie has a status without memory
-            raise ProcessGoneError
+        status = self._status()
         rollup = self._rollup()
         if rollup:
             rss, anonymous, swap = rollup["Rss"], rollup["Anonymous"], rollup["Swap"]
@@ -109,10 +107,13 @@ class MemoryProbe:
         Raises:
             ProcessGoneError: there is nothing left to read.
         """
+        return self._status()["VmRSS"]
+
+    def _status(self) -> dict[str, int]:
         status = self._table("status")
-        if "VmRSS" not in status:
+        if "VmRSS" not in status:  # a zombie has a status without memory
             raise ProcessGoneError
-        return status["VmRSS"]
+        return status
 
     def _set_peak_back(self) -> Literal["reading", "start"]:
         try:

@@ -5,6 +5,7 @@ The only module that owns an ``ffi`` and opens libraries. Imported by the measur
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import cffi
@@ -13,6 +14,7 @@ PRINT_TEXT = 0
 PRINT_INFORMATION = 1
 PRINT_ERROR = 2
 PRINT_LOG = 11
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 ffi = cffi.FFI()
 ffi.cdef(
@@ -78,3 +80,8 @@ def open_library(path: str) -> Any:
 def open_process() -> Any:
     """The symbols of the process itself: the C library."""
     return ffi.dlopen(None)
+
+
+def die_with_parent(process: Any) -> None:
+    """Have this process killed when the one that started it ends; ``process`` is of ``open_process``."""
+    process.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from typing import Any
 
@@ -23,13 +22,11 @@ from asrswitch.worker.protocol import (
     Trimmed,
 )
 
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-
 
 def main(library: str) -> int:
     """Serve until told to exit or until the runner is gone."""
     process = native.open_process()
-    process.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    native.die_with_parent(process)
     commands, replies = _take_over_pipes()
 
     def reply(message: Any) -> None:
@@ -66,14 +63,13 @@ def main(library: str) -> int:
 def _answer(
     models: Models, command: Command, heap: Heap
 ) -> Done | Transcribed | Trimmed | MemoryNeeds | CeilingMeasured:
-    label = command.get("label", "")
-    backend = models.of(label)
+    if command["command"] == "trim":
+        return heap.trim(command["on_copy"])
+    backend = models.of(command.get("label", ""))
     if command["command"] == "measure_ceiling":
         return backend.measure_ceiling(command["ceiling"])
     if command["command"] == "memory_needs":
         return backend.memory_needs(command["load"], command["clip_s"])
-    if command["command"] == "trim":
-        return heap.trim(command["on_copy"])
     if command["command"] == "transcribe":
         result = backend.transcribe(command["audio"])
         return {

@@ -24,7 +24,6 @@ from asrswitch import native
 from asrswitch.worker.protocol import Malloc, Trimmed
 
 COPY_TIME_LIMIT_S = 10.0
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _KIB = 1024
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _MADV_POPULATE_WRITE = 23  # <linux/mman.h>
@@ -137,7 +136,7 @@ class Heap:
         """Trim, tell, end; never return, whatever happens."""
         try:
             gc.disable()  # a collection here would write to every object's page
-            self._process.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            native.die_with_parent(self._process)
             before, after, malloc = self._trim()
             fields = (malloc["held_bytes"], malloc["kept_bytes"], malloc["arena_bytes"])
             os.write(write, _FIGURES.pack(before, after, *fields, malloc["mapped_chunks"]))
