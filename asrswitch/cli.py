@@ -70,7 +70,8 @@ from asrswitch.plan import (
     make_plan,
 )
 from asrswitch.records import LogWriter, TornLineWarning, read_log
-from asrswitch.report.console import RunProgress, render_schedule, render_summary, show
+from asrswitch.report.console import render_schedule, render_summary, show
+from asrswitch.report.progress import RunProgress
 from asrswitch.runner import Runner
 from asrswitch.schedule import make_schedule
 from asrswitch.stats.verdict import Word

@@ -102,6 +102,15 @@ class Plan(msgspec.Struct, frozen=True):
     order: Order = Order.GIVEN  # small-first is in the order of `models` already
     seed: int = 0  # of shuffle
     allow_concurrent: bool = False
+    # Iterations are the most that there will be: the run ends once the verdict is decided.
+    until_decided: bool = False
+    most_s: float | None = None  # with until_decided, no iteration begins after so many seconds
+    rounds: int = 1  # stretches that the iterations are divided into, each in a fresh worker
+    memory_limit_bytes: int | None = None  # of the worker
+    restart_above_bytes: int | None = None  # a larger model is loaded by a fresh worker
+    switches_per_hour: float | None = None  # what the comparison of strategies is to assume
+    variant: str | None = None  # what tells this run from those that it takes turns with
+    environment: dict[str, str] = {}  # of the worker, besides the runner's own
 
 
 class Options(msgspec.Struct, frozen=True):

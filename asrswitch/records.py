@@ -112,6 +112,26 @@ class Timeline(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="tim
     samples: Samples
 
 
+class Prediction(_Stamped, frozen=True, kw_only=True, tag_field="record", tag="prediction"):
+    """What a model will need for the longest of the clips, told before the first cycle."""
+
+    model: str
+    weights_bytes: int  # file-backed where the library maps them
+    anonymous_bytes: int | None  # at its highest; None where the library does not predict it
+    failure: str | None = None  # why it does not
+
+
+class Budget(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="budget"):
+    """Before a load: what the model needs, and how much there is for it; None where nothing limits."""
+
+    need_bytes: int  # as predicted; the weights alone where nothing more is known
+    host_bytes: int | None  # available on the machine
+    cgroup_bytes: int | None  # left in the control group, with the page cache that it could give up
+    limit_bytes: int | None  # left of the worker's own limit
+    pressure: float  # the largest part of host, group or limit that will be in use after the load
+    action: Literal["load", "restart", "refuse"]  # "restart": the worker was exchanged for a fresh one first
+
+
 class Load(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="load"):
     """A model was loaded."""
 
@@ -164,16 +184,27 @@ class Failure(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="fail
 
     attempt: int = 1
     phase: Phase
-    kind: Literal["died", "timeout", "error"]
+    kind: Literal["died", "timeout", "error", "refused"]
     message: str
     signal: str | None = None
     exit_code: int | None = None
+    out_of_memory: bool = False  # by what the library, the worker's log or the kernel's count of kills says
 
 
 class Skip(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="skip"):
     """A model's remaining cycles are left out."""
 
     message: str
+
+
+class Resume(_Stamped, frozen=True, kw_only=True, tag_field="record", tag="resume"):
+    """An interrupted run goes on; the cycle that was interrupted is begun again, in a fresh worker.
+
+    Samples count their time from here on.
+    """
+
+    version: str
+    machine: Machine
 
 
 class SamplingCost(msgspec.Struct, frozen=True):
@@ -198,12 +229,15 @@ Record = (
     | Reading
     | Trim
     | Timeline
+    | Prediction
+    | Budget
     | Load
     | Transcription
     | Release
     | CleanSlate
     | Failure
     | Skip
+    | Resume
     | End
 )
 
