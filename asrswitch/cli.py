@@ -25,6 +25,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from asrswitch import __version__, audio
+from asrswitch.allocators import compare_allocators
 from asrswitch.bench.measure import measure, n_steps
 from asrswitch.bench.plan import DEFAULT_MAX_NEW_TOKENS as DEFAULT_BENCH_TOKENS
 from asrswitch.bench.plan import DEFAULT_REPETITIONS, DEFAULT_WARMUPS, BenchOptions, make_bench_plan
@@ -33,6 +34,7 @@ from asrswitch.convert import TYPES, convert
 from asrswitch.convert.atomic import atomic_output
 from asrswitch.convert.synth import PRESETS, synthesise
 from asrswitch.errors import AsrSwitchError, LogError, UsageError, printable
+from asrswitch.interleave import n_cycles_over, take_turns
 from asrswitch.leak_check.measure import measure as measure_leaks
 from asrswitch.leak_check.measure import n_steps as n_leak_check_steps
 from asrswitch.leak_check.plan import (
@@ -58,23 +60,36 @@ from asrswitch.memory_prediction import (
 from asrswitch.model_facts import describe, describe_memory, model_facts
 from asrswitch.native.locate import VARIABLE, find_library
 from asrswitch.plan import (
+    ALL,
+    ALLOCATORS,
     DEFAULT_MAX_NEW_TOKENS,
     DEFAULT_SAMPLE_HZ,
     DEFAULT_TIMEOUT_S,
     LOG_NAME,
+    Need,
     Options,
     Order,
+    Plan,
     Strategy,
     Trimming,
+    make_need,
     make_out_directory,
-    make_plan,
+    make_plans,
 )
-from asrswitch.records import LogWriter, TornLineWarning, read_log
-from asrswitch.report.console import render_schedule, render_summary, show
+from asrswitch.records import LogWriter, Record, TornLineWarning, read_log
+from asrswitch.report.console import (
+    render_allocators,
+    render_schedule,
+    render_strategies,
+    render_summary,
+    show,
+)
 from asrswitch.report.progress import RunProgress
+from asrswitch.resume import Earlier, find_logs, plan_of, read_interrupted, sort_runs
 from asrswitch.runner import Runner
 from asrswitch.schedule import make_schedule
 from asrswitch.stats.verdict import Word
+from asrswitch.strategies import compare_strategies
 from asrswitch.summary import Summary, summarise
 from asrswitch.worker_process import StoppedError, StopSignals
 
@@ -88,10 +103,9 @@ _EPILOG = f"""\
 other commands: report RUN_DIR, bench, leak-check, models convert|synth|show; each has its own --help
 examples:
   python -m asrswitch --iters 50
-  python -m asrswitch --iters 200 --model small=s.bin --model large=l.bin --check
+  python -m asrswitch --iters auto --model small=s.bin --model large=l.bin --check
 environment: INFERENCE_THREADS, CONTEXT_LENGTH, ASR_LANGUAGE, {VARIABLE} stand in for absent options.
-exit codes: 0 done, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM; with --check 3
-leak, 4 inconclusive.
+exit codes: 0 done, 1 failure, 2 usage, 130 stopped by Ctrl-C, 143 by SIGTERM; --check: 3 leak, 4 inconclusive
 """
 
 
@@ -207,8 +221,70 @@ def _complain(error: AsrSwitchError) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    given = _run_parser().parse_args(words)
-    options = Options(
+    parser = _run_parser()
+    given = parser.parse_args(words)
+    earlier = _earlier(parser, given) if given.resume is not None else []
+    plans = [run.plan for run in earlier] or make_plans(_options(given), os.environ, datetime.now())
+    logs = [list(run.records) for run in earlier] or [[] for _ in plans]
+    console = _console()
+    if given.dry_run:
+        for plan in plans:
+            show(console, render_schedule(plan, make_schedule(plan)))
+        return 0
+    library = find_library(earlier[0].library if earlier else given.library, os.environ)
+    directory = Path(plans[0].out) if plans[0].variant is None else Path(plans[0].out).parent
+    ended_by: AsrSwitchError | None = None
+    with (
+        contextlib.nullcontext() if plans[0].allow_concurrent else MachineLock(),
+        tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch,
+        StopSignals() as stop,
+    ):
+        clips = [audio.prepare(Path(clip.path), Path(scratch)) for clip in plans[0].clips]
+        paths = [make_out_directory(plan.out, resume=bool(earlier)) / LOG_NAME for plan in plans]
+        try:
+            _run_in_turns(plans, logs, paths, library, clips, stop, console)
+        except AsrSwitchError as error:
+            ended_by = error
+    if ended_by:
+        with contextlib.suppress(LogError):  # it may hold nothing at all
+            _show_runs(console, directory)
+        return _complain(ended_by)
+    summaries = _show_runs(console, directory)
+    if failures := [failure for summary in summaries for failure in summary.failures]:
+        first, count = failures[0], sum(failure.attempt == 1 for failure in failures)
+        where = f"iteration {first.iteration}, {first.model}, {first.phase}"
+        return _complain(
+            AsrSwitchError(f"{count} failure{'s' * (count > 1)}; the first: {where}: {first.message}")
+        )
+    return _exit_code(summaries, check=given.check)
+
+
+def _run_in_turns(
+    plans: Sequence[Plan],
+    logs: Sequence[list[Record]],
+    paths: Sequence[Path],
+    library: Path,
+    clips: Sequence[audio.PreparedClip],
+    stop: StopSignals,
+    console: Console,
+) -> None:
+    """Run plans stretch by stretch; ``logs`` are their earlier records, and grow where that is looked at."""
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(RunProgress(console, plans, n_cycles_over(logs)))
+        runners = []
+        for plan, log, path in zip(plans, logs, paths, strict=True):
+            writer = stack.enter_context(LogWriter(path, resume=bool(log)))
+            observers = [progress.observer(plan), *([log.append] if plan.until_decided else [])]
+            runner = Runner(plan, library, clips, writer, stop, observers, earlier=log)
+            runners.append(stack.enter_context(runner))
+        for run, cycles in take_turns(plans, logs):
+            runners[run].run(cycles)
+
+
+def _options(given: argparse.Namespace) -> Options:
+    if given.iters is None:
+        raise UsageError("--iters is missing: give a number of iterations, or auto; see --help")
+    return Options(
         iterations=given.iters,
         models=given.model,
         audio=given.audio,
@@ -227,61 +303,66 @@ def _run(words: Sequence[str]) -> int:
         order=given.order,
         seed=given.seed,
         allow_concurrent=given.allow_concurrent,
+        allocator=given.allocator,
+        memory_limit=given.memory_limit,
+        restart_above=given.restart_above,
+        switches_per_hour=given.switches_per_hour,
     )
-    plan = make_plan(options, os.environ, datetime.now())
-    cycles = make_schedule(plan)
-    console = _console()
-    if given.dry_run:
-        show(console, render_schedule(plan, cycles))
-        return 0
-    library = find_library(given.library, os.environ)
-    ended_by: AsrSwitchError | None = None
-    with (
-        contextlib.nullcontext() if plan.allow_concurrent else MachineLock(),
-        tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch,
-        StopSignals() as stop,
-    ):
-        clips = [audio.prepare(Path(clip.path), Path(scratch)) for clip in plan.clips]
-        path = make_out_directory(plan.out) / LOG_NAME
-        with LogWriter(path) as log, RunProgress(console, cycles) as progress:
-            try:
-                Runner(plan, library, clips, log, stop, progress.observe).run(cycles)
-            except AsrSwitchError as error:
-                ended_by = error
-    if ended_by:
-        with contextlib.suppress(LogError):  # it may hold nothing at all
-            _show_run(console, path)
-        return _complain(ended_by)
-    summary = _show_run(console, path)
-    if summary.failures:
-        first, count = summary.failures[0], sum(failure.attempt == 1 for failure in summary.failures)
-        where = f"iteration {first.iteration}, {first.model}, {first.phase}"
-        return _complain(
-            AsrSwitchError(f"{count} failure{'s' * (count > 1)}; the first: {where}: {first.message}")
-        )
-    return _exit_code(summary, check=given.check)
+
+
+def _earlier(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[Earlier]:
+    """The runs to go on with; they go on as they began, so that no other option has a meaning."""
+    defaults = vars(parser.parse_args([]))
+    for name, value in vars(given).items():
+        if value != defaults[name] and name not in ("resume", "check", "dry_run"):
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{option} with --resume: the run goes on as it began; leave {option} out")
+    return read_interrupted(Path(given.resume))
 
 
 def _report(words: Sequence[str]) -> int:
     parser = _Parser(prog="python -m asrswitch report", description="Print the tables of an earlier run.")
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run's --out directory, or its log")
+    parser.add_argument("--memory-limit", metavar="SIZE", help="recommend a strategy for so much memory")
+    parser.add_argument(
+        "--switches-per-hour", type=float, metavar="N", help="recommend a strategy for so many switches"
+    )
     parser.add_argument(
         "--check", action="store_true", help="exit 1 on failures, 3 on a leak, 4 when inconclusive"
     )
     given = parser.parse_args(words)
-    path = given.run_dir if given.run_dir.is_file() else given.run_dir / LOG_NAME
-    summary = _show_run(_console(), path)
-    return _exit_code(summary, check=True) if given.check else 0
+    need = make_need(given.memory_limit, given.switches_per_hour)
+    summaries = _show_runs(_console(), given.run_dir, need)
+    return _exit_code(summaries, check=True) if given.check else 0
 
 
-def _show_run(console: Console, path: Path) -> Summary:
+def _show_runs(console: Console, path: Path, need: Need | None = None) -> list[Summary]:
+    """Show a run, or the comparison of those that took turns; ``need`` is what that is to recommend for."""
+    logs = [path] if path.is_file() else find_logs(path) or [path / LOG_NAME]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TornLineWarning)
-        summary = summarise(read_log(path))
-    show(console, render_summary(summary))
+        runs = sort_runs([read_log(log) for log in logs])
+    summaries = [summarise(records) for records in runs]
+    plans = [plan_of(records) for records in runs]
+    if len(runs) == 1:
+        show(console, render_summary(summaries[0]))
+    elif len({plan.strategy for plan in plans}) > 1:
+        need = need or Need(plans[0].memory_limit_bytes, plans[0].switches_per_hour)
+        comparison = compare_strategies(
+            list(zip(plans, summaries, strict=True)), need.memory_limit_bytes, need.switches_per_hour
+        )
+        show(console, render_strategies(comparison))
+    else:
+        names = [plan.allocator for plan in plans]
+        show(console, render_allocators(compare_allocators(list(zip(names, summaries, strict=True)))))
     parts = [Text(f"warning: {printable(str(warning.message))}", style="yellow") for warning in caught]
-    show(console, [*parts, Text(f"log: {printable(str(path))}")])
-    return summary
+    place = f"log: {printable(str(logs[0]))}"
+    if len(logs) > 1:
+        place = (
+            f"logs: {printable(str(path))}/*/{LOG_NAME}; `report {printable(str(path))}/NAME` shows one run"
+        )
+    show(console, [*parts, Text(place)])
+    return summaries
 
 
 def _bench(words: Sequence[str]) -> int:
@@ -458,10 +539,13 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 
 
-def _exit_code(summary: Summary, check: bool) -> int:
-    if summary.failures:
+def _exit_code(summaries: Sequence[Summary], check: bool) -> int:
+    if any(summary.failures for summary in summaries):
         return _FAILURE
-    return {Word.LEAK: _LEAK, Word.INCONCLUSIVE: _INCONCLUSIVE}.get(summary.word, 0) if check else 0
+    words = {summary.word for summary in summaries}
+    if not check:
+        return 0
+    return _LEAK if Word.LEAK in words else _INCONCLUSIVE if Word.INCONCLUSIVE in words else 0
 
 
 def _bench_parser() -> argparse.ArgumentParser:
@@ -539,61 +623,45 @@ def _run_parser() -> argparse.ArgumentParser:
         prog="python -m asrswitch",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # Wide enough for the longest option, so that each has one line and all fit a screen.
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=25),
         usage="%(prog)s --iters N [options]",
     )
     add = parser.add_argument
-    add("--iters", type=int, required=True, metavar="N", help="iterations; each gives every model its turn")
-    add(
-        "--model",
-        action="append",
-        default=[],
-        metavar="LABEL=PATH",
-        help="repeatable; default: the two embedded ones",
-    )
-    add(
-        "--audio",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="repeatable; default: the embedded telephone number",
-    )
-    add(
-        "--reference",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="or @FILE, one a clip; default: .txt beside it",
-    )
+    several: Any = {"action": "append", "default": []}
+    add("--iters", metavar="N", help="turns of each model; auto[:500|:30m] until decided")
+    add("--model", **several, metavar="LABEL=PATH", help="repeatable; default: the two embedded ones")
+    add("--audio", **several, metavar="FILE", help="repeatable; default: an embedded telephone number")
+    add("--reference", **several, metavar="TEXT", help="or @FILE, one a clip; default: .txt beside it")
     add("--language", metavar="NAME", help="force it: Chinese, zh, English, en, and so on")
     add("--threads", type=int, metavar="N", help="default: the physical cores this process may use")
     add("--context", type=int, metavar="TOKENS", help="size of the KV cache; default: the model's")
-    add(
-        "--max-new-tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, metavar="N", help="default: %(default)s"
-    )
-    add("--strategy", choices=[s.value for s in Strategy], default="reload", metavar="NAME",
-        help="reload (default); restart: one stays loaded; resident: all do; "
-        "isolate: a process a turn")  # fmt: skip
+    tokens = DEFAULT_MAX_NEW_TOKENS
+    add("--max-new-tokens", type=int, default=tokens, metavar="N", help="default: %(default)s")
+    strategies, allocators = [*(s.value for s in Strategy), ALL], [*ALLOCATORS, ALL]
+    add("--strategy", choices=strategies, default="reload", metavar="NAME",
+        help="reload (default), restart, resident, isolate, all")  # fmt: skip
+    add("--allocator", choices=allocators, default=ALLOCATORS[0], metavar="NAME",
+        help=", ".join(allocators))  # fmt: skip
+    add("--memory-limit", metavar="SIZE", help="of a worker, as 300M or 2G; models are held to it")
+    add("--restart-above", metavar="SIZE", help="fresh worker for larger models; default: if tight")
+    add("--switches-per-hour", type=float, metavar="N", help="what to recommend a strategy for")
     add("--order", choices=[o.value for o in Order], default=Order.SMALL_FIRST.value, metavar="NAME",
         help="small-first (default), given, or shuffle by --seed")  # fmt: skip
     add("--seed", type=int, default=0, metavar="N", help="of shuffle; default: %(default)s")
-    add("--allow-concurrent", action="store_true", help="run beside others that measure on this machine")
+    add("--allow-concurrent", action="store_true", help="run beside others that measure here")
     add("--preload", action="store_true", help="read the whole model file ahead while loading")
     add("--lock", action="store_true", help="pin the weights in memory")
     add("--trim", choices=[t.value for t in Trimming], default=Trimming.PROBE.value, metavar="NAME",
-        help="malloc after unloads: probe a copy (default), always, never")  # fmt: skip
+        help="after unloads: probe a copy (default), always, never")  # fmt: skip
     add("--sample-hz", type=float, default=DEFAULT_SAMPLE_HZ, metavar="N",
         help="samples of memory between readings; default: %(default)g")  # fmt: skip
     add("--out", metavar="DIR", help="for the log; default: runs/<time>")
+    add("--resume", metavar="DIR", help="go on with the interrupted run of that --out")
     add("--library", metavar="FILE", help="another library with the same C interface")
-    add(
-        "--timeout",
-        type=float,
-        default=DEFAULT_TIMEOUT_S,
-        metavar="S",
-        help="for a phase; default: %(default)g seconds",
-    )
+    timeout = DEFAULT_TIMEOUT_S
+    add("--timeout", type=float, default=timeout, metavar="S", help="for a phase; default: %(default)g s")
     add("--check", action="store_true", help="exit 3 on a leak, 4 when inconclusive")
     add("--dry-run", action="store_true", help="print the schedule and stop")
-    add("--version", action="version", version=f"asrswitch {__version__}")
+    add("--version", action="version", version=f"asrswitch {__version__}", help="print it and stop")
     return parser

@@ -44,9 +44,14 @@ def physical_cores() -> int:
     return max(1, len(cores) if quota is None else min(len(cores), math.ceil(quota)))
 
 
+def total_memory_bytes() -> int:
+    """All memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def memory_limit_bytes() -> int:
     """Memory this process can reach before it is killed: the machine's, or its control group's if smaller."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    total = total_memory_bytes()
     limit = _read(_CGROUP / "memory.max")
     return min(total, int(limit)) if limit.isdigit() else total
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import mmap
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from asrswitch.plan import (
     threads_from,
 )
 from asrswitch.worker.protocol import Command, MemoryNeeds
-from asrswitch.worker_process import StoppedError, StopSignals, worker
+from asrswitch.worker_process import StoppedError, StopSignals, WorkerError, WorkerProcess, worker
 
 DEFAULT_CLIP_S = 11.0
 
@@ -89,6 +90,55 @@ def predict_memory(
     Raises:
         StoppedError: a signal came; no worker is left.
     """
+    try:
+        library = find_library(None, environ)
+    except AsrSwitchError as error:
+        return NoPrediction(str(error))
+    (prediction,) = predict_each(library, [(model, model_bytes)], question, None, stop)
+    return prediction
+
+
+def predict_each(
+    library: Path,
+    models: Sequence[tuple[Path, int]],
+    question: MemoryQuestion,
+    environ: Mapping[str, str] | None,
+    stop: StopSignals,
+) -> list[MemoryPrediction | NoPrediction]:
+    """Ask a library about several model files of known sizes, one after the other, in a process of its own.
+
+    Raises:
+        StoppedError: a signal came; no worker is left.
+    """
+    if not _predicts(library):
+        return [NoPrediction("this library does not predict its memory")] * len(models)
+    predictions: list[MemoryPrediction | NoPrediction] = []
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch,
+            worker(library, Path(scratch) / "worker.log", stop, environ) as process,
+        ):
+            for model, model_bytes in models:
+                try:
+                    predictions.append(_predict(process, model, model_bytes, question))
+                except WorkerError as error:
+                    predictions.append(NoPrediction(str(error)))
+    except StoppedError:
+        raise
+    except AsrSwitchError as error:  # of the worker: nothing more is to be had from it
+        predictions += [NoPrediction(str(error))] * (len(models) - len(predictions))
+    return predictions
+
+
+def _predicts(library: Path) -> bool:
+    """Whether it may have the function: what a library exports stands in its file by name."""
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b"chatllm_ext_memory_needs") >= 0
+
+
+def _predict(
+    process: WorkerProcess, model: Path, model_bytes: int, question: MemoryQuestion
+) -> MemoryPrediction:
     command: Command = {
         "command": "memory_needs",
         "load": {
@@ -102,17 +152,7 @@ def predict_memory(
         },
         "clip_s": question.clip_s,
     }
-    try:
-        library = find_library(None, environ)
-        with (
-            tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch,
-            worker(library, Path(scratch) / "worker.log", stop) as process,
-        ):
-            needs = process.request(command, MemoryNeeds, DEFAULT_TIMEOUT_S)
-    except StoppedError:
-        raise
-    except AsrSwitchError as error:
-        return NoPrediction(str(error))
+    needs = process.request(command, MemoryNeeds, DEFAULT_TIMEOUT_S)
     return MemoryPrediction(
         question=question,
         weights_bytes=model_bytes,

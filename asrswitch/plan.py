@@ -1,10 +1,11 @@
-"""What a run is to do, as a value: made from options and the environment, and checked here."""
+"""What runs are to do, as values: made from options and the environment, and checked here."""
 
 from __future__ import annotations
 
 import enum
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import resources
@@ -26,6 +27,11 @@ MOST_ITERATIONS = 1_000_000
 MOST_THREADS = 1_024
 MOST_TOKENS = 1 << 24
 MOST_SAMPLE_HZ = 1_000.0
+# Of `--iters auto` that names no budget. A verdict on 1,000 iterations would see 16 bytes an iteration.
+DEFAULT_MOST_ITERATIONS = 1_000
+ALL = "all"  # of strategies or allocators
+_MOST_ROUNDS = 5
+_SHORTEST_ROUND = 12  # iterations; a verdict needs ten in one worker, and the last of a round is another
 
 # The languages that Qwen3-ASR knows. Checked here because some libraries silently ignore a name they do not
 # know.
@@ -62,6 +68,20 @@ class Trimming(enum.Enum):
     NEVER = "never"
     PROBE = "probe"  # a copy of the worker: the worker's memory stays as it is
     ALWAYS = "always"  # the worker
+
+
+# What the worker's environment says to its malloc, by the allocator's name.
+_GLIBC_SETTINGS = {
+    "glibc": {},
+    "arenas-2": {"MALLOC_ARENA_MAX": "2"},
+    "mmap-128k": {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)},  # pinned: it rises by itself otherwise
+}
+_PRELOADED = {
+    "jemalloc": ("libjemalloc.so.2", "libjemalloc.so"),
+    "tcmalloc": ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4", "libtcmalloc_minimal.so", "libtcmalloc.so"),
+}
+ALLOCATORS = (*_GLIBC_SETTINGS, *_PRELOADED)
+_LIBRARY_DIRECTORIES = ("/usr/lib/*-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib*")
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -102,6 +122,7 @@ class Plan(msgspec.Struct, frozen=True):
     order: Order = Order.GIVEN  # small-first is in the order of `models` already
     seed: int = 0  # of shuffle
     allow_concurrent: bool = False
+    allocator: str = "glibc"
     # Iterations are the most that there will be: the run ends once the verdict is decided.
     until_decided: bool = False
     most_s: float | None = None  # with until_decided, no iteration begins after so many seconds
@@ -113,10 +134,17 @@ class Plan(msgspec.Struct, frozen=True):
     environment: dict[str, str] = {}  # of the worker, besides the runner's own
 
 
+class Need(msgspec.Struct, frozen=True):
+    """What a strategy is to be recommended for; None where that is open."""
+
+    memory_limit_bytes: int | None
+    switches_per_hour: float | None
+
+
 class Options(msgspec.Struct, frozen=True):
     """The command line as it was given; None where an option was not."""
 
-    iterations: int
+    iterations: str  # a number, `auto` or `auto:BUDGET`
     models: Sequence[str] = ()
     audio: Sequence[str] = ()
     references: Sequence[str] = ()
@@ -135,6 +163,42 @@ class Options(msgspec.Struct, frozen=True):
     order: str = Order.SMALL_FIRST.value
     seed: int = 0
     allow_concurrent: bool = False
+    allocator: str = "glibc"
+    memory_limit: str | None = None
+    restart_above: str | None = None
+    switches_per_hour: float | None = None
+
+
+def make_plans(options: Options, environ: Mapping[str, str], now: datetime) -> list[Plan]:
+    """The plans of runs that are to take turns: one a strategy, or one an allocator, where all are asked for.
+
+    Raises:
+        UsageError: as ``make_plan``; options that exclude each other.
+    """
+    replace = msgspec.structs.replace
+    if ALL not in (options.strategy, options.allocator):
+        return [make_plan(options, environ, now)]
+    if options.strategy == options.allocator:
+        raise UsageError("--strategy all with --allocator all: compare one at a time")
+    if options.iterations.startswith("auto"):
+        raise UsageError(
+            f"--iters {options.iterations}: runs that take turns are of one length; give a number"
+        )
+    if options.strategy == ALL:
+        each = {s.value: replace(options, strategy=s.value) for s in Strategy}
+    else:
+        found = [name for name in ALLOCATORS if _allocator_environment(name) is not None]
+        each = {name: replace(options, allocator=name) for name in found}
+    plans = {variant: make_plan(its_options, environ, now) for variant, its_options in each.items()}
+    return [
+        replace(
+            plan,
+            variant=variant,
+            out=str(Path(plan.out, variant)),
+            rounds=max(1, min(_MOST_ROUNDS, plan.iterations // _SHORTEST_ROUND)),
+        )
+        for variant, plan in plans.items()
+    ]
 
 
 def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Plan:
@@ -147,7 +211,7 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
     """
     threads = threads_from(options.threads, environ)
     context = context_from(options.context, environ)
-    _check_range("--iters", options.iterations, MOST_ITERATIONS)
+    iterations, most_s = _iterations(options.iterations)
     check_new_tokens(options.max_new_tokens)
     if not (math.isfinite(options.timeout_s) and options.timeout_s > 0):
         raise UsageError(f"--timeout is {options.timeout_s:g}: give a number of seconds above 0")
@@ -155,6 +219,11 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
         raise UsageError(
             f"--sample-hz is {options.sample_hz:g}: give samples a second, 0 to {MOST_SAMPLE_HZ:g}; 0 is none"
         )
+    need = make_need(options.memory_limit, options.switches_per_hour)
+    environment = _allocator_environment(options.allocator)
+    if environment is None:
+        names = ", ".join(_PRELOADED[options.allocator])
+        raise UsageError(f"--allocator {options.allocator}: no {names} is installed; install it")
     models = _models(options.models)
     order = Order(options.order)
     if order is Order.SMALL_FIRST:
@@ -162,7 +231,7 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
     return Plan(
         models=models,
         clips=_clips(options.audio, options.references),
-        iterations=options.iterations,
+        iterations=iterations,
         threads=threads,
         context=context,
         language=_language(options.language, environ),
@@ -177,7 +246,22 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
         order=order,
         seed=options.seed,
         allow_concurrent=options.allow_concurrent,
+        until_decided=options.iterations.startswith("auto"),
+        most_s=most_s,
+        memory_limit_bytes=need.memory_limit_bytes,
+        restart_above_bytes=_bytes("--restart-above", options.restart_above, 0),
+        switches_per_hour=need.switches_per_hour,
+        allocator=options.allocator,
+        environment=environment,
     )
+
+
+def make_need(memory_limit: str | None, switches_per_hour: float | None) -> Need:
+    """Check the options of these names."""
+    rate = switches_per_hour
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise UsageError(f"--switches-per-hour is {rate:g}: give a number above 0")
+    return Need(_bytes("--memory-limit", memory_limit, 1), rate)
 
 
 def threads_from(given: int | None, environ: Mapping[str, str]) -> int:
@@ -196,8 +280,8 @@ def check_new_tokens(given: int) -> None:
     _check_range("--max-new-tokens", given, MOST_TOKENS)
 
 
-def make_out_directory(out: str) -> Path:
-    """Create the run's directory, refusing one that already holds a run's log."""
+def make_out_directory(out: str, resume: bool = False) -> Path:
+    """Create the run's directory, refusing one that already holds a run's log unless that is to go on."""
     path = Path(out)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -205,11 +289,44 @@ def make_out_directory(out: str) -> Path:
         raise UsageError(
             f"{path}: cannot make this directory ({error.strerror}); name another by --out"
         ) from None
-    if (path / LOG_NAME).exists():
+    if not resume and (path / LOG_NAME).exists():
         raise UsageError(f"{path}: holds the log of an earlier run; name another directory by --out")
     if not os.access(path, os.W_OK | os.X_OK):
         raise UsageError(f"{path}: this directory is not writable; name another by --out")
     return path
+
+
+def _iterations(word: str) -> tuple[int, float | None]:
+    """How many iterations there are to be at most, and how many seconds they may take."""
+    number = str(DEFAULT_MOST_ITERATIONS) if word == "auto" else word.removeprefix("auto:")
+    if number != word and (seconds := re.fullmatch(r"(\d{1,6})([smh])", number)):
+        return MOST_ITERATIONS, float(seconds[1]) * {"s": 1, "m": 60, "h": 3600}[seconds[2]]
+    if not re.fullmatch(r"-?\d{1,18}", number):
+        raise UsageError(f"--iters {word}: give a number, or auto, auto:500, auto:30m")
+    _check_range("--iters", int(number), MOST_ITERATIONS)
+    return int(number), None
+
+
+def _bytes(option: str, word: str | None, least: int) -> int | None:
+    """Bytes from a size like 300M or 1.5GiB; units are powers of 1,024."""
+    if word is None:
+        return None
+    size = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)([KMGT]?)(?:i?B)?", word, re.IGNORECASE)
+    if not size or (value := int(float(size[1]) * 1024 ** " KMGT".index(size[2].upper() or " "))) < least:
+        raise UsageError(f"{option} {word}: give a size, for example 300M or 1.5G")
+    return value
+
+
+def _allocator_environment(name: str) -> dict[str, str] | None:
+    """What makes a worker use the allocator; None where its library is not installed."""
+    if name in _GLIBC_SETTINGS:
+        return _GLIBC_SETTINGS[name]
+    for pattern in _LIBRARY_DIRECTORIES:
+        for directory in sorted(Path("/").glob(pattern[1:])):
+            for library in _PRELOADED[name]:
+                if (directory / library).is_file():
+                    return {"LD_PRELOAD": str(directory / library)}
+    return None
 
 
 def _models(given: Sequence[str]) -> tuple[Model, ...]:

@@ -70,14 +70,16 @@ class WorkerStarted(_Stamped, frozen=True, tag_field="record", tag="worker"):
     start_ms: float | None = None  # until it was ready; logs of before it was measured have none
 
 
-class _OfCycle(_Stamped, frozen=True, kw_only=True):
+class OfCycle(_Stamped, frozen=True, kw_only=True):
+    """What all records of a cycle have."""
+
     cycle: int
     iteration: int
     model: str
     worker: int
 
 
-class Reading(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="reading"):
+class Reading(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="reading"):
     """The worker's memory at one of the four points of a cycle."""
 
     point: Point
@@ -85,7 +87,7 @@ class Reading(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="read
     malloc: Malloc | None
 
 
-class Trim(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="trim"):
+class Trim(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="trim"):
     """After a reading malloc gave back what it could, in a copy of the worker or in the worker itself.
 
     The figures are of the one that was trimmed. ``malloc.kept_bytes`` still counts chunks inside the heap
@@ -102,7 +104,7 @@ class Trim(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="trim"):
     failure: str | None = None
 
 
-class Timeline(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="timeline"):
+class Timeline(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="timeline"):
     """The worker's memory between a reading and the next, or what ended the phase, sampled.
 
     ``samples.ms`` counts from the run's first record. Where nothing was sampled there is no record.
@@ -121,7 +123,7 @@ class Prediction(_Stamped, frozen=True, kw_only=True, tag_field="record", tag="p
     failure: str | None = None  # why it does not
 
 
-class Budget(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="budget"):
+class Budget(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="budget"):
     """Before a load: what the model needs, and how much there is for it; None where nothing limits."""
 
     need_bytes: int  # as predicted; the weights alone where nothing more is known
@@ -132,13 +134,13 @@ class Budget(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="budge
     action: Literal["load", "restart", "refuse"]  # "restart": the worker was exchanged for a fresh one first
 
 
-class Load(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="load"):
+class Load(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="load"):
     """A model was loaded."""
 
     load_ms: float
 
 
-class Transcription(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="transcription"):
+class Transcription(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="transcription"):
     """A clip was transcribed. ``raw`` is all the engine wrote, ``text`` the transcript in it."""
 
     clip: str
@@ -156,14 +158,14 @@ class Transcription(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag
     stages: tuple[Stage, ...] = ()  # what they say of its stages; empty where they say nothing we can read
 
 
-class Release(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="release"):
+class Release(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="release"):
     """A model was destroyed, or its context cleared."""
 
     how: ReleaseKind
     release_ms: float
 
 
-class CleanSlate(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="slate"):
+class CleanSlate(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="slate"):
     """The proof, after an unload and before the next load, that nothing of the model is left.
 
     ``excess_bytes`` is resident memory above that of the worker before its first load.
@@ -175,7 +177,7 @@ class CleanSlate(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="s
     settle_ms: float  # until that was seen, or memory had stopped sinking
 
 
-class Failure(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="failure"):
+class Failure(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="failure"):
     """Something went wrong in a phase.
 
     A cycle that fails before its model is let go is tried once more in a fresh worker, and its records come
@@ -191,7 +193,7 @@ class Failure(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="fail
     out_of_memory: bool = False  # by what the library, the worker's log or the kernel's count of kills says
 
 
-class Skip(_OfCycle, frozen=True, kw_only=True, tag_field="record", tag="skip"):
+class Skip(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="skip"):
     """A model's remaining cycles are left out."""
 
     message: str
@@ -243,18 +245,25 @@ Record = (
 
 
 class LogWriter:
-    """Appends records to a new file.
+    """Appends records to a new file, or to one that an interrupted run left.
 
     A record is with the kernel when ``append`` returns, and outlives this process; those that end a phase are
     on the disk, and outlive the machine's fall.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, resume: bool = False) -> None:
+        """Open the file: a new one, or with ``resume`` one that is there, less a last line that was cut off.
+
+        Raises:
+            LogError: it cannot be written, or is there and should not be, or the other way round.
+        """
         self._path = path
+        self.broken = False  # an append failed: the last line may be half a record
         try:
-            self._file = os.open(
-                path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644
-            )
+            made = 0 if resume else os.O_CREAT | os.O_EXCL
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | made, 0o644)
+            if resume:
+                os.ftruncate(self._file, path.read_bytes().rfind(b"\n") + 1)
         except OSError as error:
             raise LogError(
                 f"{path}: cannot be written ({error.strerror}); name another directory by --out"
@@ -271,6 +280,7 @@ class LogWriter:
             while line:
                 line = line[os.write(self._file, line) :]
         except OSError as error:
+            self.broken = True
             raise LogError(
                 f"{self._path}: cannot be written ({error.strerror}); make room and run again"
             ) from None

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar
 
 import msgspec
 
 from asrswitch import __version__, machine
 from asrswitch.audio import PreparedClip
-from asrswitch.errors import AsrSwitchError, LibraryError, LogError, printable
+from asrswitch.errors import AsrSwitchError, LibraryError, printable
 from asrswitch.figures import figure_out, split_output
+from asrswitch.memory.budget import (
+    GROUP,
+    HIGH_PRESSURE,
+    HOST,
+    LIMIT,
+    Weighed,
+    count_kills,
+    says_out_of_memory,
+    sources,
+    weigh,
+)
 from asrswitch.memory.guard import is_mapped, refuse_other_workers, settle
-from asrswitch.memory.probe import MemoryProbe, ProcessGoneError
+from asrswitch.memory.probe import Memory, MemoryProbe, ProcessGoneError
 from asrswitch.memory.sampler import Sampler
-from asrswitch.plan import Clip, Plan, Trimming
+from asrswitch.memory_prediction import MemoryPrediction, MemoryQuestion, NoPrediction, predict_each
+from asrswitch.plan import Clip, Model, Plan, Strategy, Trimming
 from asrswitch.records import (
     SCHEMA,
+    Budget,
     CleanSlate,
     End,
     Failure,
@@ -29,9 +43,11 @@ from asrswitch.records import (
     Malloc,
     Phase,
     Point,
+    Prediction,
     Reading,
     Record,
     Release,
+    Resume,
     Run,
     SamplingCost,
     Skip,
@@ -41,6 +57,7 @@ from asrswitch.records import (
     Until,
     WorkerStarted,
 )
+from asrswitch.resume import RETRIED
 from asrswitch.schedule import Cycle
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stages import Stage, StatisticsError, parse_account
@@ -56,12 +73,19 @@ from asrswitch.worker_process import (
     WorkerTimeoutError,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 _Reply = TypeVar("_Reply", Done, Transcribed, Trimmed)
+_MIB = 1024 * 1024
 # Code and tables of the library that the first calls map: they stay, and are no model's.
 SLATE_TOLERANCE = 4 * 1024 * 1024  # bytes
 _ATTEMPTS = 2
-_RETRIED: tuple[Phase, ...] = ("start", "load", "transcribe")
 _FIRST_STARTS = 2  # a worker may be killed while it starts; two in a row mean that the library does it
+
+
+class NoRoomError(AsrSwitchError):
+    """There is not the memory that a model needs; it was not loaded."""
 
 
 class _Place(TypedDict):
@@ -87,7 +111,10 @@ class _Worker:
 
 
 class Runner:
-    """Runs one plan. ``observe`` is shown every record after it was written."""
+    """Runs one plan, in one stretch or in several; while entered, its log is open for records.
+
+    Leaving it writes how the run ended.
+    """
 
     def __init__(
         self,
@@ -96,33 +123,54 @@ class Runner:
         clips: Sequence[PreparedClip],
         log: LogWriter,
         stop: StopSignals,
-        observe: Callable[[Record], None],
+        observers: Sequence[Callable[[Record], None]],
+        earlier: Sequence[Record] = (),
     ) -> None:
+        """Make a runner that has not begun.
+
+        Args:
+            plan: what is to be done.
+            library: what loads the models.
+            clips: the plan's, as the library takes them.
+            log: takes the records.
+            stop: what ends the run early.
+            observers: are shown every record after it was written.
+            earlier: what the log holds already; the run goes on from there.
+        """
         self._plan = plan
         self._library = library
         references = [None if clip.reference is None else normalise(clip.reference) for clip in plan.clips]
         self._clips = list(zip(plan.clips, clips, references, strict=True))
         self._log = log
         self._stop = stop
-        self._observe = observe
+        self._observers = observers
         self._worker: _Worker | None = None
-        self._workers = 0
-        self._started = False  # whether any worker ever was
+        self._environ = {**os.environ, **plan.environment}
+        self._host_bytes = machine.total_memory_bytes()
+        self._resumed = bool(earlier)
+        started = [record.worker for record in earlier if isinstance(record, WorkerStarted)]
+        self._workers = max(started, default=0)
+        self._started = bool(started)  # whether any worker ever was
         self._phase: Phase = "start"
-        self._skipped: set[str] = set()  # labels of models that failed twice
+        self._kills = 0  # that the kernel had counted when the phase began
+        # Labels of models that failed twice.
+        self._skipped = {record.model for record in earlier if isinstance(record, Skip)}
+        self._needs = {r.model: r for r in earlier if isinstance(r, Prediction)}
         self._began_ns = 0  # of the monotonic clock
         self._samples = 0
         self._sampling_ms = 0.0
 
-    def run(self, cycles: Sequence[Cycle]) -> None:
-        """Run the cycles in order; what goes wrong in one is recorded, and the next goes on.
+    def __enter__(self) -> Self:
+        """Write down what is to be done, and what the library says that it will need.
 
         Raises:
-            LibraryError: no worker could ever be started with this library.
-            LogError: the log cannot be written any more.
-            StoppedError: a signal came; all that is known has been written, and no worker is left.
+            LogError: the log cannot be written.
+            StoppedError: a signal came.
         """
         self._began_ns = time.monotonic_ns()
+        if self._resumed:
+            self._record(Resume(version=__version__, machine=machine.describe()))
+            return self
         self._record(
             Run(
                 schema=SCHEMA,
@@ -134,22 +182,57 @@ class Runner:
             )
         )
         try:
-            for cycle in cycles:
-                self._run_or_skip(cycle)
-            self._retire()
+            self._predict()
         except StoppedError as stopped:
-            self._record(End(reason="stopped", signal=stopped.signal, sampling=self._sampling_cost()))
+            self._end(stopped)
             raise
-        except LogError:  # its last line may be half a record, and then nothing may follow it
-            raise
-        except AsrSwitchError:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._worker:
+            self._worker.process.kill()
+            self._worker.sampler.close()
+        self._end(error)
+
+    def run(self, cycles: Iterable[Cycle]) -> None:
+        """Run a stretch of cycles in order; what goes wrong in one is recorded, and the next goes on.
+
+        The first begins in a fresh worker, and after the last none is left.
+
+        Raises:
+            LibraryError: no worker could ever be started with this library.
+            LogError: the log cannot be written any more.
+            StoppedError: a signal came; all that is known has been written.
+        """
+        for cycle in cycles:
+            self._run_or_skip(cycle)
+        self._retire()
+
+    def _end(self, error: BaseException | None) -> None:
+        if error is None:
+            self._record(End(reason="complete", sampling=self._sampling_cost()))
+        elif isinstance(error, StoppedError):
+            self._record(End(reason="stopped", signal=error.signal, sampling=self._sampling_cost()))
+        # After a log's failure its last line may be half a record, and then nothing may follow it.
+        elif isinstance(error, AsrSwitchError) and not self._log.broken:
             self._record(End(reason="failed", sampling=self._sampling_cost()))
-            raise
-        finally:
-            if self._worker:
-                self._worker.process.kill()
-                self._worker.sampler.close()
-        self._record(End(reason="complete", sampling=self._sampling_cost()))
+
+    def _predict(self) -> None:
+        plan = self._plan
+        longest_s = max(prepared.seconds for _, prepared, _ in self._clips)
+        question = MemoryQuestion(longest_s, plan.context, plan.threads, plan.max_new_tokens)
+        files = [(Path(model.path), model.bytes or 0) for model in plan.models]
+        predictions = predict_each(self._library, files, question, self._environ, self._stop)
+        for model, told in zip(plan.models, predictions, strict=True):
+            self._needs[model.label] = Prediction(
+                model=model.label,
+                weights_bytes=model.bytes or 0,
+                anonymous_bytes=told.anonymous_bytes if isinstance(told, MemoryPrediction) else None,
+                failure=told.reason if isinstance(told, NoPrediction) else None,
+            )
+            self._record(self._needs[model.label])
 
     def _run_or_skip(self, cycle: Cycle) -> None:
         """Run a cycle; once more in a fresh worker if it fails; then go on without its model."""
@@ -158,7 +241,7 @@ class Runner:
             return
         for attempt in range(1, _ATTEMPTS + 1):
             # What went wrong when the model was let go has cost nothing that was measured.
-            if self._attempt(cycle, attempt) or self._phase not in _RETRIED:
+            if self._attempt(cycle, attempt) or self._phase not in RETRIED:
                 return
         self._skipped.add(label)
         self._record(
@@ -172,6 +255,9 @@ class Runner:
         try:
             worker = self._worker or self._start()
             self._run_cycle(worker, cycle)
+        except NoRoomError as error:
+            self._refuse(cycle, attempt, error)
+            return True  # a fresh worker has no more of it
         except ProcessGoneError:
             assert self._worker
             self._fail(cycle, attempt, self._worker.process.lost())
@@ -185,21 +271,34 @@ class Runner:
             return True
         return False
 
+    def _begin(self, phase: Phase) -> None:
+        self._phase = phase
+        self._kills = count_kills()
+
     def _start(self) -> _Worker:
         self._workers += 1
         log = Path(self._plan.out) / f"worker-{self._workers}.log"
         started_ns = time.monotonic_ns()
         try:
-            process = WorkerProcess(self._library, log, self._stop, START_TIMEOUT_S)
+            process = WorkerProcess(
+                self._library,
+                log,
+                self._stop,
+                START_TIMEOUT_S,
+                self._environ,
+                self._plan.memory_limit_bytes,
+            )
         except WorkerError as error:
             if not self._started:
                 raise LibraryError(str(error)) from None
             raise
         except (WorkerLostError, WorkerTimeoutError) as error:
             if not self._started and self._workers == _FIRST_STARTS:
+                remedy = "name another by --library"
+                if self._plan.memory_limit_bytes is not None:
+                    remedy = f"raise --memory-limit from {_size(self._plan.memory_limit_bytes)}, or {remedy}"
                 raise LibraryError(
-                    f"{self._library}: no worker starts with it ({error}); "
-                    f"see {log}, or name another by --library"
+                    f"{self._library}: no worker starts with it ({error}); see {log}; {remedy}"
                 ) from None
             raise
         self._started = True
@@ -214,8 +313,9 @@ class Runner:
         place = self._place(cycle)
         label = cycle.model.label
         if label not in worker.loaded:
+            worker = self._make_room(worker, cycle, place)
             self._load(worker, cycle, place)
-        self._phase = "transcribe"
+        self._begin("transcribe")
         for index, (clip, prepared, reference) in enumerate(self._clips):
             if index:
                 self._ask(worker, {"command": "restart", "label": label}, Done)
@@ -223,19 +323,26 @@ class Runner:
                 self._transcribe(worker, place, clip, prepared, reference)
             except WorkerError as error:  # the model is still loaded, and can be unloaded
                 message = str(error).replace(prepared.path, printable(clip.path))  # not our copy's name
-                self._record(Failure(**place, phase="transcribe", kind="error", message=message))
+                ran_out = self._ran_out(error)
+                failure = Failure(
+                    **place, phase="transcribe", kind="error", message=message, out_of_memory=ran_out
+                )
+                self._record(failure)
         self._read(worker, place, "after_infer")
         if cycle.release is ReleaseKind.EXIT:
-            self._phase = "unload"
+            self._begin("unload")
             self._record_samples(worker, place, "after_unload")
             release_ms = self._retire()
             self._record(Release(**place, how=cycle.release, release_ms=release_ms))
-            self._phase = "start"
+            self._begin("start")
             worker = self._start()  # before its turn, so that the next load does not wait for a process
             place["worker"] = self._workers
         else:
-            self._phase = "unload" if cycle.release is ReleaseKind.DESTROY else "restart"
-            done = self._ask(worker, {"command": self._phase, "label": label}, Done)
+            phase: Literal["unload", "restart"] = "restart"
+            if cycle.release is ReleaseKind.DESTROY:
+                phase = "unload"
+            self._begin(phase)
+            done = self._ask(worker, {"command": phase, "label": label}, Done)
             if cycle.release is ReleaseKind.DESTROY:
                 worker.loaded.remove(label)
             self._record(Release(**place, how=cycle.release, release_ms=_elapsed_ms(done)))
@@ -257,11 +364,61 @@ class Runner:
             )
         )
 
-    def _load(self, worker: _Worker, cycle: Cycle, place: _Place) -> None:
-        self._phase = "load"
+    def _make_room(self, worker: _Worker, cycle: Cycle, place: _Place) -> _Worker:
+        """Hold what the model needs against what there is; in a fresh worker, where that may help.
+
+        Raises:
+            NoRoomError: it needs more.
+        """
+        self._begin("load")
         if not self._plan.allow_concurrent:
             refuse_other_workers(frozenset({worker.pid}))
-        self._read(worker, place, "before_load")
+        weighed = self._weigh(cycle.model, self._read(worker, place, "before_load"))
+        action: Literal["load", "restart", "refuse"] = "load"
+        if self._wants_fresh(worker, cycle.model, weighed):
+            self._retire()
+            worker = self._start()
+            place["worker"] = self._workers
+            self._begin("load")
+            weighed = self._weigh(cycle.model, self._read(worker, place, "before_load"))
+            action = "restart"
+        if not weighed.fits:
+            action = "refuse"
+        left = {source.name: source.left_bytes for source in weighed.sources}
+        self._record(
+            Budget(
+                **place,
+                need_bytes=weighed.need_bytes,
+                host_bytes=left.get(HOST),
+                cgroup_bytes=left.get(GROUP),
+                limit_bytes=left.get(LIMIT),
+                pressure=round(weighed.pressure, 4),
+                action=action,
+            )
+        )
+        if not weighed.fits:
+            raise NoRoomError(_no_room(cycle.model, weighed))
+        return worker
+
+    def _weigh(self, model: Model, memory: Memory) -> Weighed:
+        needs = self._needs.get(model.label)
+        anonymous = needs.anonymous_bytes if needs else None
+        found = sources(memory, self._host_bytes, self._plan.memory_limit_bytes)
+        return weigh((model.bytes or 0) + (anonymous or 0), found)
+
+    def _wants_fresh(self, worker: _Worker, model: Model, weighed: Weighed) -> bool:
+        """Whether the worker is to be exchanged: as asked for, or where memory is tight and it keeps some."""
+        if worker.baseline is None or worker.loaded or self._plan.strategy is Strategy.ISOLATE:
+            return False
+        above = self._plan.restart_above_bytes
+        if above is not None:
+            return (model.bytes or 0) > above
+        return (
+            weighed.pressure >= HIGH_PRESSURE
+            and worker.probe.resident_bytes() - worker.baseline > SLATE_TOLERANCE
+        )
+
+    def _load(self, worker: _Worker, cycle: Cycle, place: _Place) -> None:
         if worker.baseline is None:
             worker.baseline = worker.probe.resident_bytes()
         command: Command = {
@@ -328,7 +485,7 @@ class Runner:
         worker.malloc = answer["malloc"]
         return answer
 
-    def _read(self, worker: _Worker, place: _Place, point: Point) -> None:
+    def _read(self, worker: _Worker, place: _Place, point: Point) -> Memory:
         """Take a reading; the worker waits, so its last account of its heap still holds."""
         malloc = None if worker.malloc is None else msgspec.convert(worker.malloc, Malloc)
         memory = worker.probe.read()
@@ -336,9 +493,10 @@ class Runner:
         self._record(Reading(**place, point=point, memory=memory, malloc=malloc))
         if point == "after_unload" and self._plan.trim is not Trimming.NEVER:
             self._trim(worker, place, point, on_copy=self._plan.trim is Trimming.PROBE)
+        return memory
 
     def _trim(self, worker: _Worker, place: _Place, point: Point, on_copy: bool) -> None:
-        self._phase = "trim"
+        self._begin("trim")
         reply = self._ask(worker, {"command": "trim", "on_copy": on_copy}, Trimmed)
         malloc = reply["trimmed"]
         self._record(
@@ -375,27 +533,36 @@ class Runner:
         place = self._place(cycle)
         if self._worker:
             self._record_samples(self._worker, place, "failure")
-        if isinstance(error, WorkerLostError):
-            failure = Failure(
-                **place,
-                attempt=attempt,
-                phase=self._phase,
-                kind="died",
-                message=str(error),
-                signal=error.signal,
-                exit_code=error.returncode,
-            )
-        else:
-            timeout = isinstance(error, WorkerTimeoutError)
-            failure = Failure(
-                **place,
-                attempt=attempt,
-                phase=self._phase,
-                kind="timeout" if timeout else "error",
-                message=str(error),
-            )
+        kind: Literal["died", "timeout", "error"] = "error"
+        if isinstance(error, WorkerLostError | WorkerTimeoutError):
+            kind = "died" if isinstance(error, WorkerLostError) else "timeout"
+        lost = error if isinstance(error, WorkerLostError) else None
+        failure = Failure(
+            **place,
+            attempt=attempt,
+            phase=self._phase,
+            kind=kind,
+            message=str(error),
+            signal=lost.signal if lost else None,
+            exit_code=lost.returncode if lost else None,
+            out_of_memory=self._ran_out(error),
+        )
         self._record(failure)
         self._retire()
+
+    def _refuse(self, cycle: Cycle, attempt: int, error: NoRoomError) -> None:
+        failure = Failure(
+            **self._place(cycle), attempt=attempt, phase="load", kind="refused", message=str(error)
+        )
+        self._record(failure)
+
+    def _ran_out(self, error: AsrSwitchError) -> bool:
+        """Whether an allocation failed, or the kernel killed the worker to have its memory."""
+        if isinstance(error, WorkerError):
+            return says_out_of_memory(str(error).encode())
+        if not isinstance(error, WorkerLostError):
+            return False
+        return (error.signal == "SIGKILL" and count_kills() > self._kills) or says_out_of_memory(error.said)
 
     def _retire(self) -> float:
         """Let the worker exit; how long it took, in milliseconds."""
@@ -417,7 +584,8 @@ class Runner:
     def _record(self, record: Record) -> None:
         record = msgspec.structs.replace(record, at=_now("milliseconds"))
         self._log.append(record)
-        self._observe(record)
+        for observe in self._observers:
+            observe(record)
 
 
 def _now(precision: str) -> str:
@@ -430,6 +598,23 @@ def _stages(statistics: Sequence[str]) -> tuple[Stage, ...]:
         return parse_account(statistics).stages
     except StatisticsError:
         return ()
+
+
+def _no_room(model: Model, weighed: Weighed) -> str:
+    assert weighed.tightest
+    return (
+        f"{printable(model.path)}: needs about {_size(weighed.need_bytes)} and {weighed.tightest.name} has "
+        f"{_size(weighed.tightest.left_bytes)} left of {_size(weighed.tightest.total_bytes)}; "
+        + (
+            "raise --memory-limit or use a smaller model"
+            if weighed.tightest.name == LIMIT
+            else "free memory or use a smaller model"
+        )
+    )
+
+
+def _size(count: int | None) -> str:
+    return f"{(count or 0) / _MIB:,.0f} MiB"
 
 
 def _ms_since(started_ns: int) -> float:

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from asrswitch.memory.probe import Memory
-from asrswitch.plan import Model, Strategy
+from asrswitch.plan import Model, Plan, Strategy
 from asrswitch.records import (
+    Budget,
     CleanSlate,
     End,
     Failure,
     Load,
     Malloc,
-    Point,
+    Prediction,
     Reading,
     Record,
     Release,
+    Resume,
     Run,
+    SamplingCost,
     Skip,
     Transcription,
+    WorkerStarted,
 )
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stats.drift import Drift, judge_pace
 from asrswitch.stats.trend import Slope
 from asrswitch.stats.verdict import Sample, Verdict, Word, growth_by_model, iterations_needed, judge
+from asrswitch.turns import Turn, turns_of
 
+_MIB = 1024 * 1024
 _SEVERITY = (Word.FLAT, Word.PLATEAU, Word.INCONCLUSIVE, Word.LEAK)
+_PRESSURE = 0.8
+# An iteration; each takes from 0.1 ms (SSD) to 10 ms (disk). The first iteration reads the weights and may.
+_MANY_FAULTS = 10
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -38,6 +49,25 @@ class Spread(msgspec.Struct, frozen=True):
     median: float
     minimum: float
     maximum: float
+
+
+class Predicted(msgspec.Struct, frozen=True):
+    """What a model was predicted to need, and what it took."""
+
+    weights_bytes: int
+    anonymous_bytes: int | None  # None where the library does not predict it
+    measured_bytes: int | None  # most resident memory from load to release, above that before the load
+
+    @property
+    def need_bytes(self) -> int:
+        return self.weights_bytes + (self.anonymous_bytes or 0)
+
+    @property
+    def error(self) -> float | None:
+        """What was measured beyond the prediction, as a part of it; None where one of them is not whole."""
+        if self.anonymous_bytes is None or self.measured_bytes is None or not self.need_bytes:
+            return None
+        return self.measured_bytes / self.need_bytes - 1
 
 
 class ModelSummary(msgspec.Struct, frozen=True):
@@ -60,6 +90,18 @@ class ModelSummary(msgspec.Struct, frozen=True):
     load_overhead_bytes: Spread | None
     unload_release_bytes: Spread | None
     net_growth_bytes: Spread | None
+    # Of a turn as the strategy has it again and again: where models stay loaded, not the first and the last.
+    answer_ms: Spread | None  # load and TTFT: what a user waits who asks for a model that has no turn
+    overhead_ms: Spread | None  # load and release: what switching adds to transcribing
+    peak_bytes: int | None  # from load to release
+    peak_anonymous_bytes: int | None  # likewise, as far as readings and samples saw it; None without samples
+    # Above what the worker had before its first load, once no model is loaded any more.
+    retained_bytes: Spread | None
+    retained_anonymous_bytes: Spread | None
+    kept_bytes: Spread | None  # by malloc, then; not only of what was retained
+    trimmed_bytes: Spread | None  # anonymous memory that malloc gave back, or would
+    untrimmed_bytes: Spread | None  # what of the retained anonymous memory would then be left
+    prediction: Predicted | None
     drifts: dict[str, Drift]  # of what was measured often enough: TTFT, tokens/s, load
 
 
@@ -69,6 +111,22 @@ class Resident(msgspec.Struct, frozen=True):
     first: int
     last: int
     peak: int
+
+
+class Budgets(msgspec.Struct, frozen=True):
+    """What the budgets before the loads said and did."""
+
+    highest: Budget  # of the loads that were made, or else of all
+    restarts: int  # of the worker, to make room
+    refused: int  # loads
+
+
+class GroupMemory(msgspec.Struct, frozen=True):
+    """Memory of the worker's control group, in bytes; other processes and page cache are in it."""
+
+    highest: int
+    peak: int | None  # since the group was made
+    limit: int | None
 
 
 class SubjectVerdict(msgspec.Struct, frozen=True):
@@ -84,11 +142,21 @@ class SubjectVerdict(msgspec.Struct, frozen=True):
 class Summary(msgspec.Struct, frozen=True):
     """A run in numbers."""
 
-    iterations_planned: int
+    iterations_planned: int  # the most, where the run went on until its verdict was decided
     iterations_done: int
     finished: str  # complete, stopped by SIGINT, failed, cut off
+    until_decided: bool
+    decided: str | None  # of a run until decided that is complete: why it ended there
+    resumed: int  # times
     models: list[ModelSummary]
     resident: Resident | None
+    memory_limit_bytes: int | None  # of the worker, or of its control group
+    group: GroupMemory | None
+    budgets: Budgets | None
+    start_ms: Spread | None  # of a worker, until it was ready
+    settle_ms: Spread | None  # from an unload until memory was back, or had stopped sinking
+    sampling: SamplingCost | None
+    major_faults: int | None  # in all; each waited for a disk
     verdicts: list[SubjectVerdict]
     failures: list[Failure]
     warnings: list[str]
@@ -112,22 +180,51 @@ def summarise(records: Sequence[Record]) -> Summary:
     assert isinstance(run, Run)
     readings = [record for record in records if isinstance(record, Reading)]
     failures = [record for record in records if isinstance(record, Failure)]
-    done = {(reading.iteration, reading.model) for reading in readings if reading.point == "after_unload"}
-    done &= _all_transcribed(records, {clip.path for clip in run.plan.clips})
-    labels = [model.label for model in run.plan.models]
-    iterations_done = sum(
-        all((iteration, label) in done for label in labels) for iteration in range(1, run.plan.iterations + 1)
-    )
+    turns = turns_of(records)
+    verdicts = _verdicts(run, records, readings)
+    done = _iterations_done(run.plan, records, readings)
+    finished = _finished(records[-1])
+    needed = max((iterations_needed(item.verdict) for item in verdicts), default=0)
+    predictions = {record.model: record for record in records if isinstance(record, Prediction)}
+    group = _group(readings)
     return Summary(
         iterations_planned=run.plan.iterations,
-        iterations_done=iterations_done,
-        finished=_finished(records[-1]),
-        models=[_model(model, records, readings) for model in run.plan.models],
+        iterations_done=done,
+        finished=finished,
+        until_decided=run.plan.until_decided,
+        decided=_decided(run.plan, done, needed) if finished == "complete" else None,
+        resumed=sum(isinstance(record, Resume) for record in records),
+        models=[_model(model, run.plan, turns, predictions.get(model.label)) for model in run.plan.models],
         resident=_resident(readings),
-        verdicts=_verdicts(run, records, readings),
+        memory_limit_bytes=run.plan.memory_limit_bytes or (group.limit if group else None),
+        group=group,
+        budgets=_budgets(records),
+        start_ms=_spread(record.start_ms for record in records if isinstance(record, WorkerStarted)),
+        settle_ms=_spread(record.settle_ms for record in records if isinstance(record, CleanSlate)),
+        sampling=next((record.sampling for record in reversed(records) if isinstance(record, End)), None),
+        major_faults=_sum(reading.memory.major_faults for reading in readings),
+        verdicts=verdicts,
         failures=failures,
         warnings=_warnings(records, readings),
     )
+
+
+def _iterations_done(plan: Plan, records: Sequence[Record], readings: Sequence[Reading]) -> int:
+    """How many iterations there are in which every model transcribed every clip and was let go."""
+    released = {(reading.iteration, reading.model) for reading in readings if reading.point == "after_unload"}
+    turns = released & _all_transcribed(records, {clip.path for clip in plan.clips})
+    return sum(count == len(plan.models) for count in Counter(iteration for iteration, _ in turns).values())
+
+
+def _decided(plan: Plan, done: int, needed: int) -> str | None:
+    """Why a run that was to go on until its verdict is decided ended where it did."""
+    if not plan.until_decided:
+        return None
+    if needed == 0:
+        return "the verdict is decided"
+    if plan.most_s is not None and done < plan.iterations:
+        return f"the {plan.most_s:,.0f} s it was given are spent, and the verdict is not decided"
+    return "the iterations it was given are spent, and the verdict is not decided"
 
 
 def _finished(last: Record) -> str:
@@ -159,6 +256,21 @@ def _warnings(records: Sequence[Record], readings: Sequence[Reading]) -> list[st
             f"after {len(unclean)} of {len(slates)} unloads something of a model was left: up to "
             f"{most / (1024 * 1024):.1f} MiB more than before the first load{mapped}"
         )
+    warnings += _pressure_warnings(records)
+    swapped = max((reading.memory.swap_bytes for reading in readings), default=0)
+    if swapped:
+        warnings.append(
+            f"up to {swapped / _MIB:.1f} MiB of the worker were swapped out: "
+            "memory was short, and times suffer from it"
+        )
+    later = [reading for reading in readings if reading.iteration > 1]
+    faults = _sum(reading.memory.major_faults for reading in later) or 0
+    iterations = len({reading.iteration for reading in later})
+    if iterations and faults >= _MANY_FAULTS * iterations:
+        warnings.append(
+            f"{faults:,} page faults after the first iteration waited for a disk: "
+            "the machine cannot keep the weights in memory, and times suffer from it"
+        )
     if any(reading.memory.peak_since == "start" for reading in readings):
         warnings.append(
             "peak memory is since the worker's start: the kernel did not let it be set back at each reading"
@@ -170,6 +282,27 @@ def _warnings(records: Sequence[Record], readings: Sequence[Reading]) -> list[st
     return warnings
 
 
+def _pressure_warnings(records: Sequence[Record]) -> list[str]:
+    """A line for each model whose load left less than a fifth of host, control group or limit."""
+    tight: dict[str, Budget] = {}
+    for record in records:
+        if isinstance(record, Budget) and record.pressure >= _PRESSURE:
+            before = tight.get(record.model)
+            tight[record.model] = max(record, before or record, key=lambda budget: budget.pressure)
+    lines = []
+    for model, budget in tight.items():
+        places = (
+            ("on the host", budget.host_bytes),
+            ("in the control group", budget.cgroup_bytes),
+            ("of the memory limit", budget.limit_bytes),
+        )
+        left = sorted((free, where) for where, free in places if free is not None)
+        needed = f"{model} needs {budget.need_bytes / _MIB:,.1f} MiB"
+        said = ", ".join(f"{free / _MIB:,.1f} MiB {where}" for free, where in left)
+        lines.append(f"{budget.pressure * 100:.0f} % pressure: {needed}; left before it: {said}")
+    return lines
+
+
 def _resident(readings: Sequence[Reading]) -> Resident | None:
     if not readings:
         return None
@@ -177,25 +310,45 @@ def _resident(readings: Sequence[Reading]) -> Resident | None:
     return Resident(readings[0].memory.rss_bytes, readings[-1].memory.rss_bytes, peak)
 
 
-def _model(model: Model, records: Sequence[Record], readings: Sequence[Reading]) -> ModelSummary:
-    label = model.label
-    loads = [record for record in records if isinstance(record, Load) and record.model == label]
-    releases = [record for record in records if isinstance(record, Release) and record.model == label]
-    spoken = [record for record in records if isinstance(record, Transcription) and record.model == label]
-    cycles = _readings_by_cycle(reading for reading in readings if reading.model == label)
+def _group(readings: Sequence[Reading]) -> GroupMemory | None:
+    groups = [reading.memory.cgroup for reading in readings if reading.memory.cgroup]
+    if not groups:
+        return None
+    peaks = [group.peak_bytes for group in groups if group.peak_bytes is not None]
+    highest = max(group.current_bytes for group in groups)
+    return GroupMemory(highest, max(peaks, default=None), groups[-1].limit_bytes)
+
+
+def _budgets(records: Sequence[Record]) -> Budgets | None:
+    budgets = [record for record in records if isinstance(record, Budget)]
+    if not budgets:
+        return None
+    actions = Counter(budget.action for budget in budgets)
+    loaded = [budget for budget in budgets if budget.action != "refuse"]
+    highest = max(loaded or budgets, key=lambda budget: budget.pressure)
+    return Budgets(highest, actions["restart"], actions["refuse"])
+
+
+def _model(
+    model: Model, plan: Plan, all_turns: Sequence[Turn], prediction: Prediction | None
+) -> ModelSummary:
+    turns = [turn for turn in all_turns if turn.model == model.label]
+    spoken = [record for turn in turns for record in turn.transcriptions]
+    unloads = [turn for turn in turns if turn.release and turn.release.how is not ReleaseKind.RESTART]
+    restarts = [turn for turn in turns if turn.release and turn.release.how is ReleaseKind.RESTART]
     # After a restart the model is still loaded: what an unload gives back is known only where there was one.
-    destroyed = {release.cycle for release in releases if release.how is ReleaseKind.DESTROY}
-    unloaded = [points for cycle, points in cycles.items() if cycle in destroyed]
+    destroyed = [turn for turn in turns if turn.release and turn.release.how is ReleaseKind.DESTROY]
+    stays = plan.strategy in (Strategy.RESTART, Strategy.RESIDENT)
+    usual = restarts if stays else unloads
+    answering = [turn for turn in turns if not (stays and turn.load)]
     return ModelSummary(
-        label=label,
+        label=model.label,
         synthetic=model.synthetic,
-        cycles=sum("after_unload" in points for points in cycles.values()),
-        load_ms=_spread(load.load_ms for load in loads),
-        switch_ms=_spread(_switches(label, records)),
-        unload_ms=_spread(
-            release.release_ms for release in releases if release.how is not ReleaseKind.RESTART
-        ),
-        restart_ms=_spread(release.release_ms for release in releases if release.how is ReleaseKind.RESTART),
+        cycles=sum("after_unload" in turn.readings for turn in turns),
+        load_ms=_spread(turn.load_ms for turn in turns),
+        switch_ms=_spread(_switches(model.label, all_turns)),
+        unload_ms=_spread(turn.release_ms for turn in unloads),
+        restart_ms=_spread(turn.release_ms for turn in restarts),
         first_callback_ms=_spread(record.figures.first_callback_ms for record in spoken),
         ttft_ms=_spread(record.figures.ttft_ms for record in spoken),
         chars_per_s=_spread(record.figures.chars_per_s for record in spoken),
@@ -203,15 +356,28 @@ def _model(model: Model, records: Sequence[Record], readings: Sequence[Reading])
         rtf=_spread(record.figures.rtf for record in spoken),
         wer=_mean(record.wer for record in spoken),
         cer=_mean(record.cer for record in spoken),
-        load_overhead_bytes=_spread(
-            _difference(points, ["after_load"], "before_load") for points in cycles.values()
-        ),
+        load_overhead_bytes=_spread(turn.rss_above(["after_load"], "before_load") for turn in turns),
         unload_release_bytes=_spread(
-            _difference(points, ["after_load", "after_infer"], "after_unload") for points in unloaded
+            turn.rss_above(["after_load", "after_infer"], "after_unload") for turn in destroyed
         ),
-        net_growth_bytes=_spread(_difference(points, ["after_unload"], "before_load") for points in unloaded),
-        drifts=_drifts(loads, spoken),
+        net_growth_bytes=_spread(turn.rss_above(["after_unload"], "before_load") for turn in destroyed),
+        answer_ms=_spread(turn.answer_ms for turn in answering),
+        overhead_ms=_spread(turn.overhead_ms for turn in usual if not (stays and turn.load)),
+        peak_bytes=_highest(turn.peak_rss_bytes for turn in turns),
+        peak_anonymous_bytes=_highest(turn.peak_anonymous_bytes for turn in turns),
+        retained_bytes=_spread(turn.retained_bytes for turn in turns),
+        retained_anonymous_bytes=_spread(turn.retained_anonymous_bytes for turn in turns),
+        kept_bytes=_spread(turn.kept_bytes for turn in turns),
+        trimmed_bytes=_spread(turn.trimmed_bytes for turn in turns),
+        untrimmed_bytes=_spread(turn.untrimmed_bytes for turn in turns),
+        prediction=_predicted(prediction, turns) if prediction else None,
+        drifts=_drifts([turn.load for turn in turns if turn.load], spoken),
     )
+
+
+def _predicted(prediction: Prediction, turns: Sequence[Turn]) -> Predicted:
+    measured = _highest(turn.peak_above_load_bytes for turn in turns)
+    return Predicted(prediction.weights_bytes, prediction.anonymous_bytes, measured)
 
 
 def _drifts(loads: Sequence[Load], spoken: Sequence[Transcription]) -> dict[str, Drift]:
@@ -233,33 +399,14 @@ def _drifts(loads: Sequence[Load], spoken: Sequence[Transcription]) -> dict[str,
     return drifts
 
 
-def _readings_by_cycle(readings: Iterable[Reading]) -> dict[int, dict[Point, Memory]]:
-    cycles: dict[int, dict[Point, Memory]] = {}
-    for reading in readings:
-        cycles.setdefault(reading.cycle, {})[reading.point] = reading.memory
-    return cycles
-
-
-def _difference(points: dict[Point, Memory], high: Sequence[Point], low: Point) -> int | None:
-    """The highest of some readings less another; None unless all of them are there."""
-    if low not in points or any(point not in points for point in high):
-        return None
-    return max(points[point].rss_bytes for point in high) - points[low].rss_bytes
-
-
-def _switches(label: str, records: Sequence[Record]) -> list[float]:
+def _switches(label: str, turns: Sequence[Turn]) -> list[float]:
     """Unload of one model plus load of this one, in the same worker."""
-    switches = []
-    before: Release | None = None
-    for record in records:
-        if isinstance(record, Release):
-            before = record
-        elif isinstance(record, Load):
-            same_worker = before is not None and before.worker == record.worker
-            if record.model == label and before and same_worker and before.how is ReleaseKind.DESTROY:
-                switches.append(before.release_ms + record.load_ms)
-            before = None
-    return switches
+    return [
+        before.release.release_ms + turn.load.load_ms
+        for before, turn in itertools.pairwise(turns)
+        if turn.model == label and turn.load and before.worker == turn.worker
+        if before.release and before.release.how is ReleaseKind.DESTROY
+    ]
 
 
 def _verdicts(run: Run, records: Sequence[Record], readings: Sequence[Reading]) -> list[SubjectVerdict]:
@@ -286,14 +433,15 @@ def _verdicts(run: Run, records: Sequence[Record], readings: Sequence[Reading]) 
         subjects = {" + ".join(labels): [r for r in series if r.cycle % len(labels) == last]}
     if plan.strategy is not Strategy.ISOLATE:
         subjects = {name: _longest_stretch(series) for name, series in subjects.items()}
-    limit = run.machine.memory_limit_bytes
-    return [_subject_verdict(name, series, readings, limit) for name, series in subjects.items()]
+    limit = min(run.machine.memory_limit_bytes, plan.memory_limit_bytes or run.machine.memory_limit_bytes)
+    one_process = plan.strategy is not Strategy.ISOLATE
+    return [_subject_verdict(name, series, readings, limit, one_process) for name, series in subjects.items()]
 
 
 def _subject_verdict(
-    subject: str, judged: Sequence[Reading], readings: Sequence[Reading], limit: int
+    subject: str, judged: Sequence[Reading], readings: Sequence[Reading], limit: int, one_process: bool
 ) -> SubjectVerdict:
-    verdict = judge([_sample(reading.memory, reading.malloc) for reading in judged], limit)
+    verdict = judge([_sample(reading.memory, reading.malloc) for reading in judged], limit, one_process)
     if verdict.word is not Word.LEAK or verdict.leading is None:
         return SubjectVerdict(subject, verdict, {})
     cycles = _whole_cycles([reading for reading in readings if reading.worker == judged[0].worker])
@@ -341,3 +489,12 @@ def _spread(values: Iterable[float | None]) -> Spread | None:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
+
+
+def _highest(values: Iterable[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

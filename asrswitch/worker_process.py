@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 120.0
 _EXIT_GRACE_S = 5.0
+_LONGEST_LAST_WORDS = 65536  # bytes
 _Reply = TypeVar("_Reply")
 
 
@@ -39,7 +41,8 @@ class WorkerError(AsrSwitchError):
 class WorkerLostError(AsrSwitchError):
     """The worker ended by itself or by another's hand."""
 
-    def __init__(self, returncode: int) -> None:
+    def __init__(self, returncode: int, said: bytes = b"") -> None:
+        self.said = said  # the end of what it wrote to its log since its last command
         self.signal = signal.Signals(-returncode).name if returncode < 0 else None
         self.returncode = returncode if returncode >= 0 else None
         how = f"was killed by {self.signal}" if self.signal else f"ended with exit code {returncode}"
@@ -130,21 +133,53 @@ class WorkerProcess:
     Everything that it or the library prints goes to ``log``.
     """
 
-    def __init__(self, library: Path, log: Path, stop: StopSignals, timeout_s: float) -> None:
+    def __init__(
+        self,
+        library: Path,
+        log: Path,
+        stop: StopSignals,
+        timeout_s: float,
+        environ: Mapping[str, str] | None = None,
+        memory_limit_bytes: int | None = None,
+    ) -> None:
+        """Start it and wait until it is ready.
+
+        Args:
+            library: what it is to load models with.
+            log: takes what it prints.
+            stop: what ends the wait for an answer.
+            timeout_s: for being ready.
+            environ: its environment; None is ours.
+            memory_limit_bytes: of its private writable memory (RLIMIT_DATA of setrlimit(2)).
+
+        Raises:
+            WorkerError: it cannot be started, or says that it cannot use the library.
+            WorkerLostError: it ended before it was ready.
+            WorkerTimeoutError: it was not ready in time.
+            StoppedError: a signal came.
+        """
         self._stop = stop
         self._buffer = b""
+        self._log = log
+        self._log_mark = self._log_size()  # what comes after it was written since the last command
         try:
-            self._process = start_process(worker_program(str(library)), log)
+            self._process = start_process(worker_program(str(library)), log, environ)
         except OSError as error:
             raise WorkerError(
                 f"{error.filename or sys.executable}: a worker cannot be started with it ({error.strerror}); "
                 "make room or raise the limit, and run again"
             ) from None
         try:
+            self._limit_memory(memory_limit_bytes)
             self.hello = self._receive(Hello, timeout_s)
         except BaseException:
             self.kill()
             raise
+
+    def _limit_memory(self, limit: int | None) -> None:
+        if limit is not None:
+            with contextlib.suppress(ProcessLookupError):  # what ended at once is noticed by the wait for it
+                resource.prlimit(self._process.pid, resource.RLIMIT_DATA, (limit, limit))
 
     def request(self, command: Command, reply: type[_Reply], timeout_s: float) -> _Reply:
         """Send a command and wait for its reply.
@@ -156,6 +191,7 @@ class WorkerProcess:
             StoppedError: a signal came; the worker is still busy.
         """
         assert self._process.stdin
+        self._log_mark = self._log_size()
         try:
             self._process.stdin.write(msgspec.json.encode(command) + b"\n")
         except BrokenPipeError:
@@ -170,7 +206,18 @@ class WorkerProcess:
             self.kill()
             returncode = self._process.returncode
         self.kill()
-        return WorkerLostError(returncode)
+        return WorkerLostError(returncode, self._last_words())
+
+    def _log_size(self) -> int:
+        with contextlib.suppress(OSError):
+            return self._log.stat().st_size
+        return 0
+
+    def _last_words(self) -> bytes:
+        with contextlib.suppress(OSError), self._log.open("rb") as log:
+            log.seek(max(self._log_mark, self._log_size() - _LONGEST_LAST_WORDS))
+            return log.read(_LONGEST_LAST_WORDS)
+        return b""
 
     def close(self) -> None:
         """Let the worker exit, and kill it if it does not."""
@@ -236,7 +283,9 @@ class WorkerProcess:
 
 
 @contextlib.contextmanager
-def worker(library: Path, log: Path, stop: StopSignals) -> Iterator[WorkerProcess]:
+def worker(
+    library: Path, log: Path, stop: StopSignals, environ: Mapping[str, str] | None = None
+) -> Iterator[WorkerProcess]:
     """A worker that is let go at the end, and killed when something went wrong.
 
     Raises:
@@ -244,7 +293,7 @@ def worker(library: Path, log: Path, stop: StopSignals) -> Iterator[WorkerProces
         StoppedError: a signal came.
     """
     try:
-        process = WorkerProcess(library, log, stop, START_TIMEOUT_S)
+        process = WorkerProcess(library, log, stop, START_TIMEOUT_S, environ)
     except WorkerError as error:
         raise LibraryError(str(error)) from None
     except (WorkerLostError, WorkerTimeoutError) as error:

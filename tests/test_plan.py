@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from asrswitch.errors import UsageError
-from asrswitch.plan import Options, Strategy, make_out_directory, make_plan
+from asrswitch.plan import Options, Strategy, make_out_directory, make_plan, make_plans
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 
@@ -19,7 +19,7 @@ def model(tmp_path: Path) -> str:
 
 
 def plan_of(model: str, clip: Path, environ: dict[str, str] | None = None, **options: object):  # type: ignore[no-untyped-def]
-    given = {"iterations": 3, "models": [f"m={model}"], "audio": [str(clip)]} | options
+    given = {"iterations": "3", "models": [f"m={model}"], "audio": [str(clip)]} | options
     return make_plan(Options(**given), environ or {}, NOW)  # type: ignore[arg-type]
 
 
@@ -50,14 +50,14 @@ def test_the_reference_is_given_read_or_found_beside_the_clip(model: str, tmp_pa
 @pytest.mark.parametrize(
     ("options", "environ", "names"),
     [
-        ({"iterations": 0}, {}, "--iters"),
+        ({"iterations": "0"}, {}, "--iters"),
         ({"threads": 0}, {}, "--threads"),
         ({"context": -1}, {}, "--context"),
         ({"max_new_tokens": 0}, {}, "--max-new-tokens"),
         ({"timeout_s": 0.0}, {}, "--timeout"),
         ({"timeout_s": float("nan")}, {}, "--timeout"),
         ({"timeout_s": float("inf")}, {}, "--timeout"),
-        ({"iterations": 1_000_001}, {}, "--iters"),
+        ({"iterations": "1000001"}, {}, "--iters"),
         ({"threads": 1_025}, {}, "--threads"),
         ({"context": (1 << 24) + 1}, {}, "--context"),
         ({"max_new_tokens": (1 << 24) + 1}, {}, "--max-new-tokens"),
@@ -104,7 +104,7 @@ def test_an_embedded_model_that_is_missing_is_named(
 ) -> None:
     monkeypatch.setattr("asrswitch.plan.resources.files", lambda _package: tmp_path)
     with pytest.raises(UsageError, match=r"digits-small\.bin.*install again.*--model LABEL=PATH"):
-        make_plan(Options(iterations=1, audio=[str(clip)]), {}, NOW)
+        make_plan(Options(iterations="1", audio=[str(clip)]), {}, NOW)
 
 
 def test_a_label_used_twice_is_refused(model: str, clip: Path) -> None:
@@ -121,3 +121,98 @@ def test_an_out_directory_is_made_and_never_a_log_overwritten(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot make"):
         make_out_directory(str(tmp_path / "file" / "out"))
+
+
+@pytest.mark.parametrize(
+    ("word", "iterations", "most_s"),
+    [
+        ("7", 7, None),
+        ("auto", 1000, None),
+        ("auto:500", 500, None),
+        ("auto:90s", 1_000_000, 90.0),
+        ("auto:30m", 1_000_000, 1800.0),
+        ("auto:2h", 1_000_000, 7200.0),
+    ],
+)
+def test_iterations_are_a_number_or_as_many_as_it_takes(
+    model: str, clip: Path, word: str, iterations: int, most_s: float | None
+) -> None:
+    plan = plan_of(model, clip, iterations=word)
+    assert (plan.iterations, plan.most_s, plan.until_decided) == (iterations, most_s, word != "7")
+
+
+@pytest.mark.parametrize("word", ["auto:", "auto:0", "auto:5x", "automatic", "1.5", "", "30m", "auto:-1"])
+def test_other_words_for_iterations_are_refused(model: str, clip: Path, word: str) -> None:
+    with pytest.raises(UsageError, match="--iters"):
+        plan_of(model, clip, iterations=word)
+
+
+@pytest.mark.parametrize(
+    ("word", "size"),
+    [
+        ("1", 1),
+        ("300M", 300 << 20),
+        ("300MB", 300 << 20),
+        ("1.5GiB", 3 << 29),
+        ("2g", 2 << 30),
+        ("4k", 4096),
+        ("1T", 1 << 40),
+    ],
+)
+def test_sizes(model: str, clip: Path, word: str, size: int) -> None:
+    assert plan_of(model, clip, memory_limit=word).memory_limit_bytes == size
+    assert plan_of(model, clip, restart_above=word).restart_above_bytes == size
+
+
+@pytest.mark.parametrize("word", ["", "M", "-1", "1P", "1 GB of it", "nan", "1e9", "0"])
+def test_what_is_no_size_is_refused(model: str, clip: Path, word: str) -> None:
+    with pytest.raises(UsageError, match="--memory-limit"):
+        plan_of(model, clip, memory_limit=word)
+
+
+def test_restart_above_nothing_is_always(model: str, clip: Path) -> None:
+    assert plan_of(model, clip, restart_above="0").restart_above_bytes == 0
+    assert plan_of(model, clip).restart_above_bytes is None
+
+
+def options_of(model: str, clip: Path, **options: object) -> Options:
+    given = {"iterations": "20", "models": [f"m={model}"], "audio": [str(clip)], "out": "/o"} | options
+    return Options(**given)  # type: ignore[arg-type]
+
+
+def test_all_strategies_are_runs_beside_each_other_of_rounds_that_bear_a_verdict(
+    model: str, clip: Path
+) -> None:
+    plans = make_plans(options_of(model, clip, strategy="all", iterations="50"), {}, NOW)
+    assert [plan.strategy for plan in plans] == list(Strategy)
+    assert [plan.out for plan in plans] == [f"/o/{strategy.value}" for strategy in Strategy]
+    assert {plan.rounds for plan in plans} == {5} and {plan.iterations for plan in plans} == {50}
+    for iterations, rounds in (("1", 1), ("19", 1), ("20", 2), ("500", 5)):
+        plans = make_plans(options_of(model, clip, strategy="all", iterations=iterations), {}, NOW)
+        assert {plan.rounds for plan in plans} == {rounds}
+    (alone,) = make_plans(options_of(model, clip), {}, NOW)
+    assert (alone.out, alone.rounds, alone.variant) == ("/o", 1, None)
+
+
+def test_allocators_differ_in_the_workers_environment_alone(model: str, clip: Path) -> None:
+    plans = {plan.variant: plan for plan in make_plans(options_of(model, clip, allocator="all"), {}, NOW)}
+    assert plans["glibc"].environment == {}
+    assert plans["arenas-2"].environment == {"MALLOC_ARENA_MAX": "2"}
+    assert plans["mmap-128k"].environment == {"MALLOC_MMAP_THRESHOLD_": "131072"}
+    for name in {"jemalloc", "tcmalloc"} & plans.keys():
+        assert Path(plans[name].environment["LD_PRELOAD"]).is_file()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "all", "allocator": "all"},
+        {"strategy": "all", "iterations": "auto"},
+        {"allocator": "all", "iterations": "auto:30m"},
+        {"switches_per_hour": 0.0},
+        {"switches_per_hour": float("nan")},
+    ],
+)
+def test_what_excludes_each_other_is_refused(model: str, clip: Path, options: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="--"):
+        make_plans(options_of(model, clip, **options), {}, NOW)

@@ -2,79 +2,47 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from rich.console import Console
 
-from asrswitch.figures import figure_out
-from asrswitch.machine import Machine
-from asrswitch.memory.probe import Memory
-from asrswitch.plan import Clip, Model, Plan, Strategy
+from asrswitch.memory.cgroup import ControlGroup
+from asrswitch.memory.sampler import Samples
+from asrswitch.plan import Model, Strategy
 from asrswitch.records import (
-    SCHEMA,
+    Budget,
+    CleanSlate,
     End,
     Failure,
     Load,
     Malloc,
-    Point,
+    Prediction,
     Reading,
     Record,
     Release,
-    Run,
+    Resume,
+    SamplingCost,
+    Skip,
+    Timeline,
+    TornLineWarning,
     Transcription,
+    Trim,
+    WorkerStarted,
+    read_log,
 )
 from asrswitch.report.console import render_summary, show
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stats.drift import Pace
 from asrswitch.stats.series import MINIMUM_ITERATIONS
 from asrswitch.stats.verdict import Word
-from asrswitch.summary import Spread, Summary, summarise
-
-MIB = 1 << 20
-MODELS = (Model("a", "/a"), Model("b", "/b"))
-
-
-def run_of(iterations: int) -> Run:
-    plan = Plan(MODELS, (Clip("/c", None),), iterations, 1, None, None, Strategy.RELOAD, 1, 1.0, "/out")
-    return Run(
-        SCHEMA, "0", "2026-01-01T00:00:00+00:00", "/lib", plan, Machine("cpu", 1, 1 << 30, "s", "c", "p")
-    )
-
-
-def memory(rss: int, peak: int) -> Memory:
-    return Memory(rss, rss, rss, rss - MIB, MIB, 0, peak, "reading", "smaps_rollup", 90, 1, 5)
-
-
-def cycle(index: int, label: str, worker: int = 1, wer: float | None = None) -> list[Record]:
-    """A cycle of 10 MiB before, 30 loaded, 34 after inference with a peak of 40, 11 after the unload."""
-    place: dict[str, Any] = {"cycle": index, "iteration": index // 2 + 1, "model": label, "worker": worker}
-    levels: dict[Point, tuple[int, int]] = {
-        "before_load": (10, 10),
-        "after_load": (30, 30),
-        "after_infer": (34, 40),
-        "after_unload": (11, 34),
-    }
-    malloc = Malloc(MIB, MIB, 2 * MIB, 0)
-    readings: dict[Point, Record] = {
-        point: Reading(**place, point=point, memory=memory(rss * MIB, peak * MIB), malloc=malloc)
-        for point, (rss, peak) in levels.items()
-    }
-    figures = figure_out([(5_000_000, "a"), (15_000_000, "bc")], 0, 20_000_000, 1.0, [])
-    spoken = Transcription(
-        **place, clip="/c", audio_s=1.0, raw="abc", language=None, text="abc", normalised="abc",
-        reference="abc", reference_normalised="abc", wer=wer, cer=wer, figures=figures,
-    )  # fmt: skip
-    return [
-        readings["before_load"],
-        Load(**place, load_ms=100.0 + index),
-        readings["after_load"],
-        spoken,
-        readings["after_infer"],
-        Release(**place, how=ReleaseKind.DESTROY, release_ms=10.0 + index),
-        readings["after_unload"],
-    ]
+from asrswitch.summary import Predicted, Spread, Summary, summarise
+from helpers.records import MIB, cycle, memory, run_of
 
 
 def test_figures_are_as_defined() -> None:
@@ -240,14 +208,12 @@ def test_a_switch_is_not_counted_across_a_crash_and_its_verdict_is_of_one_proces
 def test_word_errors_of_random_weights_are_not_shown() -> None:
     trained, random = Model("a", "/a"), Model("b", "/b", None, True)
     records = [run_of(1), *cycle(0, "a", wer=0.0), *cycle(1, "b", wer=1.0), End(reason="complete")]
-    assert isinstance(records[0], Run)
+    run = run_of(1)
 
     def report(*models: Model) -> str:
-        plan = msgspec.structs.replace(records[0].plan, models=models)
+        plan = msgspec.structs.replace(run.plan, models=models)
         console = Console(file=io.StringIO(), width=160)
-        show(
-            console, render_summary(summarise([msgspec.structs.replace(records[0], plan=plan), *records[1:]]))
-        )
+        show(console, render_summary(summarise([msgspec.structs.replace(run, plan=plan), *records[1:]])))
         return console.file.getvalue()
 
     assert "synthetic" not in report(trained, msgspec.structs.replace(random, synthetic=False))
@@ -255,3 +221,270 @@ def test_word_errors_of_random_weights_are_not_shown() -> None:
     assert "synthetic weights: speed and memory are true, text is not: b\n" in mixed
     assert re.search(r"WER, % +│ +0.0 │ +– │", mixed)
     assert "WER" not in report(random)
+
+
+def place(index: int, label: str, worker: int = 1) -> dict[str, Any]:
+    return {"cycle": index, "iteration": index // 2 + 1, "model": label, "worker": worker}
+
+
+def with_memory(records: list[Record], point: str, **fields: Any) -> list[Record]:
+    """The same records, with other figures in the readings of a point."""
+    return [
+        msgspec.structs.replace(record, memory=msgspec.structs.replace(record.memory, **fields))
+        if isinstance(record, Reading) and record.point == point
+        else record
+        for record in records
+    ]
+
+
+def lines(summary: Summary, beginning: str) -> list[str]:
+    return [line for line in shown(summary).splitlines() if line.startswith(beginning)]
+
+
+def test_what_a_switch_adds_and_what_it_leaves() -> None:
+    trim = Trim(**place(0, "a"), point="after_unload", on="copy", anonymous_before_bytes=10 * MIB + 4096,
+        anonymous_bytes=9 * MIB, malloc=None, ms=1.0)  # fmt: skip
+    samples = Samples((1.0, 2.0), (20 * MIB, 36 * MIB), (MIB, MIB), 2, 0.1)
+    timeline = Timeline(**place(0, "a"), until="after_infer", samples=samples)
+    first = cycle(0, "a")
+    records = [run_of(2), *first[:4], timeline, *first[4:], trim, *cycle(1, "b"), *cycle(2, "a")]
+    a, b = summarise(records).models
+    assert a.answer_ms == Spread(2, 106.0, 105.0, 107.0)
+    assert a.overhead_ms == Spread(2, 112.0, 110.0, 114.0)
+    assert (a.peak_bytes, a.peak_anonymous_bytes, b.peak_anonymous_bytes) == (40 * MIB, 36 * MIB, None)
+    assert a.retained_bytes == a.retained_anonymous_bytes == Spread(2, MIB, MIB, MIB)
+    assert a.kept_bytes == Spread(2, MIB, MIB, MIB)
+    assert (a.trimmed_bytes, b.trimmed_bytes) == (Spread(1, *[MIB + 4096] * 3), None)
+    assert a.untrimmed_bytes == Spread(1, -4096, -4096, -4096)
+
+
+def test_where_models_stay_loaded_the_turns_between_the_first_and_the_last_count() -> None:
+    """And what is retained is known once the last of them is gone."""
+    records: list[Record] = [run_of(4, strategy=Strategy.RESIDENT)]
+    for index in range(8):
+        how = ReleaseKind.DESTROY if index > 5 else ReleaseKind.RESTART
+        records += cycle(index, "ab"[index % 2], how=how, load=index < 2)
+    a, b = summarise(records).models
+    assert a.answer_ms == Spread(3, 5.0, 5.0, 5.0)
+    assert a.overhead_ms == Spread(2, 13.0, 12.0, 14.0)
+    assert b.load_ms == Spread(1, 101.0, 101.0, 101.0)
+    assert (a.retained_bytes, b.retained_bytes) == (None, Spread(1, MIB, MIB, MIB))
+
+
+def test_a_process_that_exits_has_a_baseline_of_its_own_and_its_start_is_no_load() -> None:
+    records: list[Record] = [run_of(2, strategy=Strategy.ISOLATE)]
+    for index in range(4):
+        records.append(WorkerStarted(worker=index + 1, pid=1, log="", start_ms=50.0 + index))
+        turn = cycle(index, "ab"[index % 2], worker=index + 1, how=ReleaseKind.EXIT)
+        records += [*turn[:-1], msgspec.structs.replace(turn[-1], worker=index + 2)]
+    summary = summarise(records)
+    assert summary.start_ms == Spread(4, 51.5, 50.0, 53.0)
+    for model in summary.models:
+        assert model.retained_bytes == Spread(2, MIB, MIB, MIB)
+        assert model.overhead_ms is not None and model.overhead_ms.count == 2
+
+
+def test_two_attempts_at_a_cycle_are_not_mixed() -> None:
+    lost = cycle(1, "b", worker=1)[:3]
+    records = [run_of(1), *cycle(0, "a"), *lost, *cycle(1, "b", worker=2)]
+    b = summarise(records).models[1]
+    assert (b.cycles, b.load_ms, b.answer_ms) == (1, Spread(2, 101.0, 101.0, 101.0), Spread(1, *[106.0] * 3))
+    assert b.switch_ms == Spread(1, 111.0, 111.0, 111.0)  # the second attempt switched from nothing
+
+
+def test_a_prediction_is_held_against_the_most_that_was_measured() -> None:
+    predictions: list[Record] = [
+        Prediction(model="a", weights_bytes=20 * MIB, anonymous_bytes=5 * MIB),
+        Prediction(model="b", weights_bytes=20 * MIB, anonymous_bytes=None, failure="no such function"),
+    ]
+    summary = summarise([run_of(1), *predictions, *cycle(0, "a"), *cycle(1, "b")])
+    a, b = (model.prediction for model in summary.models)
+    assert a == Predicted(20 * MIB, 5 * MIB, 30 * MIB)
+    assert a.error == pytest.approx(0.2)
+    assert b is not None and b.error is None
+    (line,) = lines(summary, "prediction")
+    assert line == (
+        "prediction: a 25.0 MiB predicted, 30.0 measured (+20 %); "
+        "b at least 20.0 MiB predicted, 30.0 measured"
+    )
+    early = summarise([run_of(1), *predictions[:1]])
+    assert lines(early, "prediction") == ["prediction: a 25.0 MiB predicted, not measured"]
+
+
+def test_a_peak_of_an_earlier_turn_is_no_models() -> None:
+    """Where the kernel does not set its maximum back, what the readings saw is all there is."""
+    turns = with_memory(
+        [*cycle(0, "a"), *cycle(1, "b")], "after_infer", peak_since="start", peak_rss_bytes=1 << 29
+    )
+    predicted = Prediction(model="a", weights_bytes=24 * MIB, anonymous_bytes=0)
+    a = summarise([run_of(1), predicted, *turns]).models[0]
+    assert a.peak_bytes == 34 * MIB
+    assert a.prediction is not None and a.prediction.measured_bytes == 24 * MIB
+
+
+def budget(index: int, label: str, pressure: float, action: Any = "load", **left: int | None) -> Budget:
+    room = {"host_bytes": 900 * MIB, "cgroup_bytes": None, "limit_bytes": None, **left}
+    return Budget(**place(index, label), need_bytes=100 * MIB, pressure=pressure, action=action, **room)
+
+
+@pytest.mark.parametrize(("pressure", "warned"), [(0.799, False), (0.8, True)])
+def test_a_load_that_leaves_less_than_a_fifth_is_warned_of(pressure: float, warned: bool) -> None:
+    tight = budget(0, "a", pressure, cgroup_bytes=110 * MIB, limit_bytes=105 * MIB)
+    summary = summarise([run_of(1), tight, budget(1, "b", 0.1)])
+    said = [
+        "80 % pressure: a needs 100.0 MiB; left before it: 105.0 MiB of the memory limit, "
+        "110.0 MiB in the control group, 900.0 MiB on the host"
+    ]
+    assert summary.warnings == said * warned
+    assert summary.budgets is not None and summary.budgets.highest == tight
+
+
+def test_of_several_tight_loads_of_a_model_the_tightest_is_told() -> None:
+    budgets: list[Record] = [
+        budget(2 * index, "a", pressure) for index, pressure in enumerate([0.85, 0.95, 0.9])
+    ]
+    (warning,) = summarise([run_of(3), *budgets]).warnings
+    assert warning.startswith("95 % pressure: a needs")
+
+
+def test_room_that_was_made_and_loads_that_were_refused_are_told() -> None:
+    refused = Failure(**place(1, "b"), phase="load", kind="refused", message="needs 100 MiB, 50 are left")
+    again = Failure(
+        **place(1, "b"), attempt=2, phase="load", kind="refused", message="needs 100 MiB, 50 are left"
+    )
+    skip = Skip(**place(1, "b"), message="failed 2 times in iteration 1")
+    budgets = [budget(0, "a", 0.5, "restart"), budget(1, "b", 1.5, "refuse"), budget(1, "b", 1.5, "refuse")]
+    summary = summarise([run_of(1), *budgets, refused, again, skip])
+    assert summary.budgets is not None
+    assert (summary.budgets.highest, summary.budgets.restarts, summary.budgets.refused) == (budgets[0], 1, 2)
+    assert lines(summary, "budget") == ["budget: 1 restart of the worker to make room, 2 loads refused"]
+    assert lines(summary, "refused") == ["refused: b, load, 2 times: needs 100 MiB, 50 are left"]
+    assert not lines(summary, "failed")
+
+
+@pytest.mark.parametrize(
+    ("limit", "group", "said"),
+    [
+        (100 * MIB, None, "out of memory within a limit of 100.0 MiB: killed"),
+        (None, 64 * MIB, "out of memory within a limit of 64.0 MiB: killed"),
+        (None, None, "out of memory: killed"),
+    ],
+)
+def test_out_of_memory_is_named_with_its_limit(limit: int | None, group: int | None, said: str) -> None:
+    readings = cycle(0, "a")
+    if group:
+        readings = with_memory(readings, "after_load", cgroup=ControlGroup(50 * MIB, 60 * MIB, group))
+    failure = Failure(**place(1, "b"), phase="load", kind="died", message="killed", out_of_memory=True)
+    summary = summarise([run_of(1, memory_limit_bytes=limit), *readings, failure])
+    assert lines(summary, "failed") == [f"failed: b, load: {said}"]
+    assert lines(summary, "control group") == (["control group: peak 60.0 of 64.0 MiB"] if group else [])
+    other = msgspec.structs.replace(failure, out_of_memory=False)
+    assert lines(summarise([run_of(1, memory_limit_bytes=limit), other]), "failed") == [
+        "failed: b, load: killed"
+    ]
+
+
+def test_growth_is_forecast_to_the_limit_of_the_worker() -> None:
+    turns = [record for index in range(100) for record in cycle(index, "ab"[index % 2])]
+    leaking = held_by([run_of(50), *turns], {"a": MIB // 2, "b": MIB // 2})[1:]
+    (of_machine,) = summarise([run_of(50), *leaking]).verdicts
+    (of_limit,) = summarise([run_of(50, memory_limit_bytes=100 * MIB), *leaking]).verdicts
+    assert of_machine.verdict.iterations_to_limit == 1024 - 61
+    assert of_limit.verdict.iterations_to_limit == 100 - 61
+
+
+@pytest.mark.parametrize(("faults", "warned"), [(4, False), (5, True)])
+def test_many_page_faults_are_warned_of_after_the_first_iteration(faults: int, warned: bool) -> None:
+    first = with_memory([*cycle(0, "a"), *cycle(1, "b")], "after_load", major_faults=5000)
+    later = with_memory([*cycle(2, "a"), *cycle(3, "b")], "after_load", major_faults=faults)
+    summary = summarise([run_of(2), *first, *later])
+    assert summary.major_faults == 10_000 + 2 * faults
+    said = [
+        "10 page faults after the first iteration waited for a disk: "
+        "the machine cannot keep the weights in memory, and times suffer from it"
+    ]
+    assert summary.warnings == said * warned
+
+
+def test_swap_is_warned_of() -> None:
+    records = with_memory(cycle(0, "a"), "after_infer", swap_bytes=3 * MIB)
+    (warning,) = summarise([run_of(1), *records]).warnings
+    assert warning.startswith("up to 3.0 MiB of the worker were swapped out")
+
+
+def test_what_sampling_cost_and_slow_settling_are_told() -> None:
+    slates = [
+        CleanSlate(**place(index, "a"), clean=True, mapped=False, excess_bytes=0, settle_ms=ms)
+        for index, ms in enumerate([1.0, 9.9])
+    ]
+    end = End(reason="complete", sampling=SamplingCost(1234, 6.4, 0.13))
+    quiet = summarise([run_of(1), *slates, end])
+    assert quiet.settle_ms == Spread(2, 5.45, 1.0, 9.9)
+    assert lines(quiet, "sampling") == ["sampling: 1,234 samples, 6 µs each, 0.013 % of a processor"]
+    assert not lines(quiet, "memory came")
+    slow = summarise([run_of(1), msgspec.structs.replace(slates[0], settle_ms=10.0), end])
+    assert lines(slow, "memory came") == ["memory came to rest 10.0 ms after an unload"]
+
+
+def test_a_run_that_was_resumed_says_so_and_ends_as_its_last_part_did() -> None:
+    resume = Resume(version="0", machine=run_of(1).machine)
+    half = [run_of(2), *cycle(0, "a"), *cycle(1, "b")]
+    rest = [*cycle(2, "a", worker=2), *cycle(3, "b", worker=2)]
+    stopped = End(reason="stopped", signal="SIGINT")
+    records = [*half, stopped, resume, *rest]
+    summary = summarise([*records, End(reason="complete")])
+    assert (summary.finished, summary.resumed, summary.iterations_done) == ("complete", 1, 2)
+    assert lines(summary, "resumed") == ["resumed 1 time"]
+    assert summarise(records).finished == "cut off"
+    assert summarise([*half, stopped]).finished == "stopped by SIGINT"
+    assert not lines(summarise(half), "resumed")
+
+
+def test_a_run_until_its_verdict_says_why_it_ended() -> None:
+    def ending(iterations: int, most: int = 1_000_000, reason: Any = "complete", **plan: Any) -> str:
+        turns = [record for index in range(2 * iterations) for record in cycle(index, "ab"[index % 2])]
+        run = run_of(most, until_decided=True, **plan)
+        return shown(summarise([run, *turns, End(reason=reason)])).split("\n\n")[1].splitlines()[0]
+
+    assert ending(12) == "12 of at most 1,000,000 iterations, complete: the verdict is decided"
+    assert ending(5, 5) == (
+        "5 of at most 5 iterations, complete: the iterations it was given are spent, and the verdict is not "
+        "decided"
+    )
+    assert ending(5, most_s=1800.0) == (
+        "5 of at most 1,000,000 iterations, complete: the 1,800 s it was given are spent, and the verdict is "
+        "not decided"
+    )
+    assert ending(5, reason="failed") == "5 of at most 1,000,000 iterations, failed"
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+def test_a_real_log_cut_off_anywhere_gives_a_summary_and_its_report(
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    script: Callable[..., str],
+    tmp_path: Path,
+    strategy: Strategy,
+) -> None:
+    models = (script("a", text="one two"), script("b", text="three"))
+    run(*models, iterations=3, options=("--strategy", strategy.value))
+    path = tmp_path / "out" / "run.jsonl"
+    records = read_log(path)
+    for length in range(1, len(records) + 1):
+        summary = summarise(records[:length])
+        assert summary.finished == ("complete" if length == len(records) else "cut off")
+        assert shown(summary)
+    whole = path.read_bytes()
+    for end in range(whole.index(b"\n") + 1, len(whole), 997):  # also within a line
+        path.write_bytes(whole[:end])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TornLineWarning)
+            assert 0 <= summarise(read_log(path)).iterations_done <= 3
+
+
+def test_logs_of_before_there_were_budgets_say_nothing_of_them() -> None:
+    summary = summarise([run_of(1), *cycle(0, "a"), *cycle(1, "b"), End(reason="complete")])
+    unknown = (summary.budgets, summary.group, summary.sampling, summary.settle_ms, summary.start_ms)
+    assert unknown == (None,) * 5
+    assert (summary.major_faults, summary.memory_limit_bytes, summary.resumed) == (None, None, 0)
+    for word in ("prediction", "budget", "control group", "sampling", "memory came", "resumed", "warning"):
+        assert not lines(summary, word)

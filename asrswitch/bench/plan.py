@@ -69,7 +69,7 @@ def make_bench_plan(options: BenchOptions, environ: Mapping[str, str]) -> BenchP
     # Models, clip and what the environment says are the same as for a run, and checked there.
     run = run_plan.make_plan(
         run_plan.Options(
-            iterations=1,
+            iterations="1",
             models=[_with_label(word) for word in options.models],
             audio=[options.audio] if options.audio else [],
             threads=threads[0] if threads else None,

@@ -82,7 +82,7 @@ def make_leak_check_plan(options: LeakCheckOptions, environ: Mapping[str, str]) 
     # Models, clip and what the environment says are the same as for a run, and checked there.
     run = run_plan.make_plan(
         run_plan.Options(
-            iterations=1,
+            iterations="1",
             models=options.models,
             audio=[options.audio] if options.audio else [],
             threads=options.threads,

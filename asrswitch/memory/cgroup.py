@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -31,6 +32,7 @@ class ControlGroup(msgspec.Struct, frozen=True):
     current_bytes: int
     peak_bytes: int | None  # since the group was made; Linux 5.19 and later
     limit_bytes: int | None  # the smallest of its own and those of the groups that it lies in
+    left_bytes: int | None = None  # the least that any of these limits leaves, once page cache is given up
 
 
 def parse_mounts(mountinfo: str) -> list[Mount]:
@@ -81,10 +83,35 @@ class ControlGroupReader:
             for index, directory in enumerate(directories):
                 current = _number(directory / "memory.current")
                 if current is not None:
-                    limits = (_number(outer / "memory.max") for outer in directories[index:])
-                    known = [limit for limit in limits if limit is not None]
-                    return ControlGroup(current, _number(directory / "memory.peak"), min(known, default=None))
+                    around = directories[index:]
+                    limits = [
+                        limit for outer in around if (limit := _number(outer / "memory.max")) is not None
+                    ]
+                    left = [room for outer in around if (room := _left(outer)) is not None]
+                    return ControlGroup(
+                        current_bytes=current,
+                        peak_bytes=_number(directory / "memory.peak"),
+                        limit_bytes=_smallest(limits),
+                        left_bytes=_smallest(left),
+                    )
         return None
+
+
+def _smallest(numbers: Sequence[int | None]) -> int | None:
+    return min((number for number in numbers if number is not None), default=None)
+
+
+def _left(group: Path) -> int | None:
+    """What a group may still be charged, counting as free the page cache that it would give up first."""
+    limit, current = _number(group / "memory.max"), _number(group / "memory.current")
+    if limit is None or current is None:
+        return None
+    cache = 0
+    for line in (_text(group / "memory.stat") or "").splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("active_file", "inactive_file") and value.isdecimal():
+            cache += int(value)
+    return max(0, limit - max(0, current - cache))
 
 
 def _plain(field: str) -> str:

@@ -45,6 +45,10 @@ ffi.cdef(
     };
     struct mallinfo2 mallinfo2(void);
     int malloc_trim(size_t pad);
+    // There where another allocator has taken malloc's place; never called.
+    void mallctl(void);
+    void tc_version(void);
+    void mi_version(void);
     int madvise(void *address, size_t length, int advice);
     int prctl(int option, unsigned long, unsigned long, unsigned long, unsigned long);
     """

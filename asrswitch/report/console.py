@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from asrswitch.allocators import AllocatorComparison, AllocatorFigures
 from asrswitch.errors import printable
 from asrswitch.plan import Model, Plan
 from asrswitch.records import Failure
 from asrswitch.schedule import Cycle
 from asrswitch.stats.drift import Pace
 from asrswitch.stats.verdict import Word
+from asrswitch.strategies import Comparison, StrategyFigures
 from asrswitch.summary import ModelSummary, Spread, SubjectVerdict, Summary
+
+_Item = TypeVar("_Item")
 
 _MIB = 1024 * 1024
 _STYLES = {Word.FLAT: "green", Word.PLATEAU: "green", Word.INCONCLUSIVE: "yellow", Word.LEAK: "bold red"}
 _DETAILED_FAILURES = 5
+_SLOW_SETTLING_MS = 10.0
 
 
 def render_schedule(plan: Plan, cycles: Sequence[Cycle]) -> list[RenderableType]:
@@ -44,8 +50,9 @@ def show(console: Console, parts: Iterable[RenderableType]) -> None:
 def render_summary(summary: Summary) -> list[RenderableType]:
     """Table of the models, overall memory, verdicts, failures and warnings."""
     parts: list[RenderableType] = [_models_table(summary.models)] if summary.resident else []
-    done = f"{summary.iterations_done} of {summary.iterations_planned} iterations, {summary.finished}"
-    parts.append(Text(f"\n{done}"))
+    parts.append(Text(f"\n{_ending(summary)}"))
+    if summary.resumed:
+        parts.append(Text(f"resumed {_counted(summary.resumed, 'time')}"))
     parts += _synthetic_lines(summary.models)
     if summary.resident:
         resident = summary.resident
@@ -55,11 +62,102 @@ def render_summary(summary: Summary) -> list[RenderableType]:
                 f"peak {resident.peak / _MIB:.1f} MiB"
             )
         )
+    parts += [Text(line) for line in _memory_lines(summary)]
     parts += [_verdict_lines(item) for item in summary.verdicts]
     parts += _drift_lines(summary.models)
-    parts += _failure_lines(summary.failures)
+    parts += _failure_lines(summary.failures, summary.memory_limit_bytes)
     parts += [Text(f"warning: {warning}", style="yellow") for warning in summary.warnings]
     return parts
+
+
+def render_strategies(comparison: Comparison) -> list[RenderableType]:
+    """Table of the strategies, which is the best, and what is to be known of it."""
+    rows: list[tuple[str, Callable[[StrategyFigures], str]]] = [
+        ("a turn, ms", lambda s: _cell(s.turn_ms, ",.1f")),
+        ("load and TTFT, ms", lambda s: _cell(s.answer_ms, ",.1f")),
+        ("load and release, ms", lambda s: _cell(s.overhead_ms, ",.1f")),
+        ("switch, ms", lambda s: _cell(s.switch_ms, ",.1f")),
+        ("TTFT, ms", lambda s: _cell(s.ttft_ms, ",.1f")),
+        ("tokens/s", lambda s: _cell(s.tokens_per_s, ",.1f")),
+        ("start of a process, ms", lambda s: _cell(s.start_ms, ",.1f")),
+        ("peak, MiB", lambda s: _cell(s.peak_bytes, ",.1f", _MIB)),
+        ("retained, MiB", lambda s: _cell(s.retained_bytes, ",.2f", _MIB)),
+        ("memory", lambda s: s.word.value),
+        ("failures", lambda s: str(s.failures or "–")),
+    ]
+    heading = "strategies: means of the models' medians; a turn is load, TTFT and release"
+    names = [item.strategy.value for item in comparison.strategies]
+    table = _side_by_side(names, comparison.strategies, rows)
+    style = "green" if comparison.rules else "yellow"
+    notes = [Text(note) for note in comparison.notes]
+    return [Text(heading), table, Text(comparison.recommendation, style=style), *notes]
+
+
+def render_allocators(comparison: AllocatorComparison) -> list[RenderableType]:
+    """Table of the allocators, and which part of what stays is theirs."""
+    rows: list[tuple[str, Callable[[AllocatorFigures], str]]] = [
+        ("retained, MiB", lambda a: _cell(a.retained_bytes, ",.2f", _MIB)),
+        ("of it anonymous, MiB", lambda a: _cell(a.retained_anonymous_bytes, ",.2f", _MIB)),
+        ("a trim gives back, MiB", lambda a: _cell(a.trimmed_bytes, ",.2f", _MIB)),
+        ("and leaves, MiB", lambda a: _cell(a.untrimmed_bytes, ",.2f", _MIB)),
+        ("malloc keeps back, MiB", lambda a: _cell(a.kept_bytes, ",.2f", _MIB)),
+        ("heap in use, an iteration", lambda a: _size(a.held_growth.slope) if a.held_growth else "–"),
+        ("load, ms", lambda a: _cell(a.load_ms, ",.1f")),
+        ("TTFT, ms", lambda a: _cell(a.ttft_ms, ",.1f")),
+        ("memory", lambda a: a.word.value),
+        ("failures", lambda a: str(a.failures or "–")),
+    ]
+    heading = "allocators: memory after unloads; retained is what is above that before the first load"
+    names = [item.name for item in comparison.allocators]
+    table = _side_by_side(names, comparison.allocators, rows)
+    return [Text(heading), table, *(Text(line) for line in comparison.conclusions)]
+
+
+def _ending(summary: Summary) -> str:
+    """How far the run came, and why it ended there."""
+    planned = summary.iterations_planned
+    of = f" of at most {planned:,}" if summary.until_decided else f" of {planned}"
+    why = f": {summary.decided}" if summary.decided else ""
+    return f"{summary.iterations_done}{of} iterations, {summary.finished}{why}"
+
+
+def _memory_lines(summary: Summary) -> list[str]:
+    """Prediction and budget, the control group, and what measuring cost; each only where there is any."""
+    lines = []
+    if predicted := [text for model in summary.models if (text := _prediction(model))]:
+        lines.append(f"prediction: {'; '.join(predicted)}")
+    budgets = summary.budgets
+    if budgets and (budgets.restarts or budgets.refused):
+        restarts = _counted(budgets.restarts, "restart")
+        lines.append(
+            f"budget: {restarts} of the worker to make room, {_counted(budgets.refused, 'load')} refused"
+        )
+    group = summary.group
+    if group and group.limit is not None:
+        peak = group.highest if group.peak is None else group.peak
+        lines.append(f"control group: peak {peak / _MIB:,.1f} of {group.limit / _MIB:,.1f} MiB")
+    settle = summary.settle_ms
+    if settle and settle.maximum >= _SLOW_SETTLING_MS:
+        lines.append(f"memory came to rest {_middle(settle, ',.1f')} ms after an unload")
+    if summary.sampling:
+        cost = summary.sampling
+        lines.append(
+            f"sampling: {cost.samples:,} samples, {cost.cpu_us_per_sample:,.0f} µs each, "
+            f"{cost.cpu_ms_per_s / 10:.2g} % of a processor"
+        )
+    return lines
+
+
+def _prediction(model: ModelSummary) -> str | None:
+    found = model.prediction
+    if found is None:
+        return None
+    least = "at least " * (found.anonymous_bytes is None)  # the weights alone
+    said = f"{model.label} {least}{found.need_bytes / _MIB:,.1f} MiB predicted"
+    if found.measured_bytes is None:
+        return f"{said}, not measured"
+    error = "" if found.error is None else f" ({found.error * 100:+.0f} %)"
+    return f"{said}, {found.measured_bytes / _MIB:,.1f} measured{error}"
 
 
 def _synthetic_lines(models: Sequence[Model] | Sequence[ModelSummary]) -> list[Text]:
@@ -87,15 +185,30 @@ def _models_table(models: Sequence[ModelSummary]) -> Table:
         ("unload release, MiB", lambda m: _middle(m.unload_release_bytes, ",.2f", _MIB)),
         ("net growth, MiB", lambda m: _middle(m.net_growth_bytes, ",.2f", _MIB)),
     ]
-    table = Table(title="medians (lowest to highest)", title_justify="left")
+    labels = [model.label for model in models]
+    return _side_by_side(labels, models, rows, title="medians (lowest to highest)")
+
+
+def _side_by_side(
+    names: Sequence[str],
+    items: Sequence[_Item],
+    rows: Sequence[tuple[str, Callable[[_Item], str]]],
+    title: str | None = None,
+) -> Table:
+    """A column an item; rows that say nothing of any are left out."""
+    table = Table(title=title, title_justify="left")
     table.add_column("")
-    for model in models:
-        table.add_column(Text(model.label), justify="right")
-    for name, cell in rows:
-        cells = [cell(model) for model in models]
+    for name in names:
+        table.add_column(Text(name), justify="right")
+    for row, cell in rows:
+        cells = [cell(item) for item in items]
         if any(text != "–" for text in cells):
-            table.add_row(name, *cells)
+            table.add_row(row, *cells)
     return table
+
+
+def _cell(value: float | None, form: str, unit: float = 1) -> str:
+    return "–" if value is None else f"{value / unit:{form}}"
 
 
 def _middle(spread: Spread | None, form: str, unit: float = 1) -> str:
@@ -164,6 +277,10 @@ def _drift_lines(models: Sequence[ModelSummary]) -> list[Text]:
     ]
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def _number(count: float, sign: str = "+") -> str:
     return f"{count:{sign}.2f}"
 
@@ -175,14 +292,26 @@ def _size(count: float, sign: str = "+") -> str:
     return f"{count:{sign}.0f} B"
 
 
-def _failure_lines(failures: Sequence[Failure]) -> list[Text]:
+def _failure_lines(failures: Sequence[Failure], limit: int | None) -> list[Text]:
     """One line for each kind of failure: the same message again is a number."""
-    counts = Counter((item.model, item.phase, item.message) for item in failures)
+    counts = Counter(_failure_line(item, limit) for item in failures)
+    shown = counts.most_common(_DETAILED_FAILURES)
     lines = [
-        Text(f"failed: {model}, {phase}{f', {count} times' if count > 1 else ''}: {message}", style="red")
-        for (model, phase, message), count in counts.most_common(_DETAILED_FAILURES)
+        Text(f"{where}{f', {count} times' if count > 1 else ''}: {message}", style="red")
+        for (where, message), count in shown
     ]
-    rest = counts.total() - sum(count for _, count in counts.most_common(_DETAILED_FAILURES))
+    rest = counts.total() - sum(count for _, count in shown)
     if rest:
         lines.append(Text(f"failed: {rest} more, in the log", style="red"))
     return lines
+
+
+def _failure_line(failure: Failure, limit: int | None) -> tuple[str, str]:
+    """Where it failed, and why."""
+    if failure.kind == "refused":
+        return f"refused: {failure.model}, {failure.phase}", failure.message
+    where = f"failed: {failure.model}, {failure.phase}"
+    if not failure.out_of_memory:
+        return where, failure.message
+    within = "" if limit is None else f" within a limit of {_size(limit, sign='')}"
+    return where, f"out of memory{within}: {failure.message}"

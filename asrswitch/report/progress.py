@@ -1,8 +1,8 @@
-"""A run's progress on a terminal, or as plain lines where there is none."""
+"""Progress of runs on a terminal, or as plain lines where there is none."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -10,22 +10,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from asrswitch.plan import Plan
 from asrswitch.records import Failure, Load, Reading, Record, Release, Transcription
-from asrswitch.schedule import Cycle
+from asrswitch.schedule import Release as ReleaseKind
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _MIB = 1024 * 1024
+_RELEASES = {ReleaseKind.DESTROY: "unload", ReleaseKind.RESTART: "restart", ReleaseKind.EXIT: "exit"}
 
 
 class RunProgress:
-    """Shows a run as its records come: one line that changes on a terminal, one line a cycle elsewhere."""
+    """Shows runs as their records come: one line that changes on a terminal, one line a cycle elsewhere."""
 
-    def __init__(self, console: Console, cycles: Sequence[Cycle]) -> None:
+    def __init__(self, console: Console, plans: Sequence[Plan], done: int = 0) -> None:
+        """``done`` cycles of all runs were over before."""
         self._console = console
-        self._cycles = len(cycles)
-        self._iterations = cycles[-1].iteration
+        self._of = "?" if plans[0].until_decided else str(sum(p.iterations * len(p.models) for p in plans))
+        self._earlier = done
+        self._over: set[tuple[str, int]] = set()  # cycles, by their run's variant
         self._facts: list[str] = []
         self._progress = Progress(
             TextColumn("{task.fields[where]}", markup=False),
@@ -37,7 +41,8 @@ class RunProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("", total=self._cycles, where="starting", facts="")
+        total = int(self._of) if self._of.isdecimal() else None
+        self._task = self._progress.add_task("", total=total, completed=done, where="starting", facts="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -48,22 +53,34 @@ class RunProgress:
     ) -> None:
         self._progress.stop()
 
-    def observe(self, record: Record) -> None:
-        """Take in a record."""
+    def observer(self, plan: Plan) -> Callable[[Record], None]:
+        """What is to be shown the records of a run."""
+        variant = plan.variant or ""
+        name = f"{variant}, " if variant else ""
+        of = "" if plan.until_decided else f"/{plan.iterations}"
+
+        def observe(record: Record) -> None:
+            if isinstance(record, Load | Transcription | Release | Failure | Reading):
+                self._observe(record, variant, f"{name}iteration {record.iteration}{of} {record.model}")
+
+        return observe
+
+    def _observe(
+        self, record: Load | Transcription | Release | Failure | Reading, variant: str, where: str
+    ) -> None:
         fact = _fact(record)
         if fact:
             self._facts.append(fact)
-        if not isinstance(record, Load | Transcription | Release | Failure | Reading):
-            return
-        where = f"iteration {record.iteration}/{self._iterations} {record.model}"
         self._progress.update(self._task, where=where, facts=", ".join(self._facts))
         ended = isinstance(record, Reading) and record.point == "after_unload"
         if ended or (
             isinstance(record, Failure) and not (record.phase == "transcribe" and record.kind == "error")
         ):
-            self._progress.update(self._task, completed=record.cycle + 1)
+            self._over.add((variant, record.cycle))
+            completed = self._earlier + len(self._over)
+            self._progress.update(self._task, completed=completed)
             if not self._console.is_terminal:
-                line = f"[{record.cycle + 1}/{self._cycles}] {where}: {', '.join(self._facts)}"
+                line = f"[{completed}/{self._of}] {where}: {', '.join(self._facts)}"
                 self._console.print(Text(line), soft_wrap=True)
             self._facts = []
 
@@ -75,7 +92,7 @@ def _fact(record: Record) -> str | None:
         ttft = record.figures.ttft_ms
         return "no text" if ttft is None else f"TTFT {ttft:.1f} ms"
     if isinstance(record, Release):
-        return f"{'unload' if record.how.value == 'destroy' else 'restart'} {record.release_ms:.1f} ms"
+        return f"{_RELEASES[record.how]} {record.release_ms:.1f} ms"
     if isinstance(record, Failure):
         return f"{record.phase} failed: {record.message}"
     if isinstance(record, Reading) and record.point == "after_unload":

@@ -68,14 +68,17 @@ class _Stretch(msgspec.Struct, frozen=True):
         return max(tolerated + self.slope.slope - self.slope.low, *halves)
 
 
-def judge_series(series: npt.NDArray[np.float64], tolerance: Tolerance) -> SeriesVerdict:
-    """Judge one series.
+def judge_series(
+    series: npt.NDArray[np.float64], tolerance: Tolerance, one_process: bool = True
+) -> SeriesVerdict:
+    """Judge one series, of one process or of as many as there are readings.
 
     A ``leak`` is a slope whose interval lies above the tolerance, and that goes on: it is seen in the first
     half of what follows warm-up and again in the second, and is not dying out. Where it is seen in the
     second only, that half is judged by itself. If there is no leak, the series is ``inconclusive`` while its
-    interval reaches above the tolerance, or where it rose too late to tell. Otherwise its growth in warm-up
-    tells ``plateau`` from ``flat``.
+    interval reaches above the tolerance, or where it rose too late to tell: that is for one process, since
+    what one has at its end another need not have. Otherwise its growth in warm-up tells ``plateau`` from
+    ``flat``.
     """
     count = len(series)
     if count < MINIMUM_ITERATIONS:
@@ -100,7 +103,7 @@ def judge_series(series: npt.NDArray[np.float64], tolerance: Tolerance) -> Serie
         word = Word.INCONCLUSIVE
         needed = _iterations_to_decide(slope, tolerance, count, len(steady))
         reason = "strays too much to tell growth from none"
-    elif steady[-1] - _first_third(steady).max() > tolerance.late_rise:
+    elif one_process and steady[-1] - _first_third(steady).max() > tolerance.late_rise:
         # A median of slopes does not see one late step, and one step does not tell whether another follows.
         word, needed = Word.INCONCLUSIVE, 2 * count
         reason = "rose after warm-up, and too late to tell whether it goes on"

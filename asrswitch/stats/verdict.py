@@ -118,10 +118,10 @@ class Verdict(msgspec.Struct, frozen=True):
         return self.series[name].verdict.slope if name in self.series else None
 
 
-def judge(samples: Sequence[Sample], memory_limit_bytes: int) -> Verdict:
-    """Judge samples of one worker, in order."""
+def judge(samples: Sequence[Sample], memory_limit_bytes: int, one_process: bool = True) -> Verdict:
+    """Judge samples of one worker, or of as many as there are samples, in order."""
     series = series_of(samples)
-    verdicts = {name: judge_series(values, TOLERANCES[name]) for name, values in series.items()}
+    verdicts = {name: judge_series(values, TOLERANCES[name], one_process) for name, values in series.items()}
     findings = {
         name: _finding(name, verdict, samples, memory_limit_bytes) for name, verdict in verdicts.items()
     }

@@ -57,6 +57,8 @@ def main(library: str) -> int:
                 reply(_answer(models, command, heap))
             except BackendError as error:
                 fail(str(error), heap.read())
+            except MemoryError:
+                fail("out of memory in the worker's own code", None)
     return 0
 
 

@@ -25,6 +25,7 @@ from asrswitch.worker.protocol import Malloc, Trimmed
 
 COPY_TIME_LIMIT_S = 10.0
 _KIB = 1024
+_OTHER_ALLOCATORS = ("mallctl", "tc_version", "mi_version")  # of jemalloc, tcmalloc, mimalloc
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _MADV_POPULATE_WRITE = 23  # <linux/mman.h>
 # Bits of a page's entry in /proc/PID/pagemap (the kernel's pagemap guide).
@@ -48,8 +49,9 @@ class Heap:
         self._process = process
 
     def read(self) -> Malloc | None:
-        """All arenas together; None where the C library does not tell (musl, or glibc before 2.33)."""
-        if not hasattr(self._process, "mallinfo2"):
+        """All arenas together; None where the C library does not tell (musl, or glibc before 2.33) or serves
+        nobody, since another allocator was loaded before it."""
+        if not hasattr(self._process, "mallinfo2") or self._is_replaced():
             return None
         gc.collect()
         return self._figures()
@@ -94,7 +96,12 @@ class Heap:
         self._process.malloc_trim(0)
         return before, _anonymous_bytes(), self._figures()
 
+    def _is_replaced(self) -> bool:
+        return any(hasattr(self._process, name) for name in _OTHER_ALLOCATORS)
+
     def _check(self) -> None:
+        if self._is_replaced():
+            raise TrimError("malloc is not the C library's")
         for name in ("malloc_trim", "mallinfo2"):
             if not hasattr(self._process, name):
                 raise TrimError(f"the C library has no {name}")

@@ -100,9 +100,9 @@ def test_the_smallest_limit_around_a_process_counts(tree: Path, tmp_path: Path) 
     fill(inner.parent, current=5000, peak=6000, max=8000)
     fill(inner.parent.parent, current=7000, peak=9000, max=9500)
     reader = ControlGroupReader(7, tmp_path / "proc")
-    assert reader.read() == ControlGroup(1000, 3000, 8000)
+    assert reader.read() == ControlGroup(1000, 3000, 8000, 2500)
     fill(inner, max=4000)
-    assert reader.read() == ControlGroup(1000, 3000, 4000)
+    assert reader.read() == ControlGroup(1000, 3000, 4000, 2500)
     (inner / "memory.peak").unlink()  # before Linux 5.19
     for directory in (inner, inner.parent, inner.parent.parent):
         fill(directory, max="max")
@@ -111,7 +111,15 @@ def test_the_smallest_limit_around_a_process_counts(tree: Path, tmp_path: Path) 
 
 def test_a_group_without_the_controller_is_charged_to_the_one_around_it(tree: Path, tmp_path: Path) -> None:
     fill(tree / "slice", current=7000, peak=9000, max=9500)
-    assert ControlGroupReader(7, tmp_path / "proc").read() == ControlGroup(7000, 9000, 9500)
+    assert ControlGroupReader(7, tmp_path / "proc").read() == ControlGroup(7000, 9000, 9500, 2500)
+
+
+def test_page_cache_that_a_group_can_give_up_is_left_in_it(tree: Path, tmp_path: Path) -> None:
+    inner = tree / "slice" / "service" / "worker"
+    fill(inner, current=7000, max=9500, stat="anon 3000\nactive_file 500\ninactive_file 3000\nshmem 500")
+    assert ControlGroupReader(7, tmp_path / "proc").read() == ControlGroup(7000, None, 9500, 6000)
+    fill(inner, current=10_000, max=9500, stat="anon 10000\nactive_file x")  # above its limit for a moment
+    assert ControlGroupReader(7, tmp_path / "proc").read() == ControlGroup(10_000, None, 9500, 0)
 
 
 def test_a_process_that_was_moved_is_followed(tree: Path, tmp_path: Path) -> None:
@@ -121,7 +129,7 @@ def test_a_process_that_was_moved_is_followed(tree: Path, tmp_path: Path) -> Non
     reader = ControlGroupReader(7, tmp_path / "proc")
     assert reader.read() == ControlGroup(7000, None, None)
     (tmp_path / "proc" / "7" / "cgroup").write_text("0::/limited\n")
-    assert reader.read() == ControlGroup(1, 2, 3)
+    assert reader.read() == ControlGroup(1, 2, 3, 2)
 
 
 def test_where_nothing_accounts_there_is_no_group(tree: Path, tmp_path: Path) -> None:

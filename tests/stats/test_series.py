@@ -92,3 +92,10 @@ def test_the_unit_of_a_speed_does_not_matter(values: list[float], unit: float) -
 
 def test_too_few_speeds_or_none_are_not_judged() -> None:
     assert judge_pace([]) is judge_pace([1.0] * (MINIMUM_ITERATIONS - 1)) is judge_pace([0.0] * 50) is None
+
+
+def test_a_late_rise_says_nothing_of_processes_that_come_after_each_other() -> None:
+    late = np.array([100.0] * 23 + [101.0])
+    tolerance = Tolerance(0, 1.5, 4, 0)
+    assert judge_series(late, tolerance).word is Word.INCONCLUSIVE
+    assert judge_series(late, tolerance, one_process=False).word is Word.FLAT

@@ -49,6 +49,7 @@ class ChatllmBackend:
         self._object: Any = ffi.NULL
         self._callbacks: tuple[Any, ...] = ()
         self._received: list[tuple[int, int, bytes]] = []
+        self._lost = False  # what the library wrote, since the last transcription began
 
     def load(self, options: LoadOptions) -> tuple[int, int]:
         """Create and start an object; times of the call of create and of the moment it can take input."""
@@ -62,8 +63,14 @@ class ChatllmBackend:
         def on_end(_user: Any) -> None:
             return
 
+        def on_failure(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+            self._lost = True
+
         # Kept with the object: the library calls them for as long as it lives.
-        self._callbacks = (ffi.callback("f_chatllm_print", on_print), ffi.callback("f_chatllm_end", on_end))
+        self._callbacks = (
+            ffi.callback("f_chatllm_print", on_print, onerror=on_failure),
+            ffi.callback("f_chatllm_end", on_end),
+        )
         started_ns = time.monotonic_ns()
         self._object = self._library.chatllm_create()
         if self._object == ffi.NULL:
@@ -80,12 +87,15 @@ class ChatllmBackend:
     def transcribe(self, audio: str) -> Transcription:
         """Transcribe a file; the object must be loaded and its context empty."""
         self._received.clear()
+        self._lost = False
         message = f"{{{{audio:{audio}}}}}".encode()
         submitted_ns = time.monotonic_ns()
         status = self._library.chatllm_user_input(self._object, message)
         returned_ns = time.monotonic_ns()
         if status != 0:
             raise BackendError(self._failure("chatllm_user_input", status))
+        if self._lost:
+            raise BackendError("out of memory: there was none to receive the text in")
         pieces = _whole_characters(
             [(at, text) for at, kind, text in self._received if kind == native.PRINT_TEXT]
         )
