@@ -96,6 +96,5 @@ def test_too_few_speeds_or_none_are_not_judged() -> None:
 
 def test_a_late_rise_says_nothing_of_processes_that_come_after_each_other() -> None:
     late = np.array([100.0] * 23 + [101.0])
-    tolerance = Tolerance(0, 1.5, 4, 0)
-    assert judge_series(late, tolerance).word is Word.INCONCLUSIVE
-    assert judge_series(late, tolerance, one_process=False).word is Word.FLAT
+    assert judge_series(late, COUNT).word is Word.INCONCLUSIVE
+    assert judge_series(late, COUNT, one_process=False).word is Word.FLAT
