@@ -84,18 +84,19 @@ def judge_series(
     if count < MINIMUM_ITERATIONS:
         few = f"too few iterations in one process: {count}; a verdict needs {MINIMUM_ITERATIONS}"
         return SeriesVerdict(Word.INCONCLUSIVE, few, count, 0, 0.0, None, None, MINIMUM_ITERATIONS)
+    series = series - series[0]  # so that figures of large readings are not rounded away
     tolerated = tolerance.slope(count)
     stretch = _stretch(series[warmup_length(series) :])
     if stretch.slope.low > tolerated and stretch.first.low <= 0 < stretch.second.low:
         late = stretch.readings[len(stretch.readings) // 2 :]
         stretch = _stretch(late) if len(late) >= SHORTEST_STEADY else stretch
     steady, slope = stretch.readings, stretch.slope
-    growth = float(np.median(steady) - series[0])
+    growth = float(np.median(steady))
 
     needed = None
     if slope.low > tolerated and stretch.goes_on:
         word, reason = Word.LEAK, "keeps growing"
-        growth = float(np.median(steady - slope.slope * np.arange(len(steady))) - series[0])
+        growth = float(np.median(steady - slope.slope * np.arange(len(steady))))
     elif slope.low > tolerated:
         word, needed = Word.INCONCLUSIVE, 2 * count
         reason = "grew after warm-up, but not evenly enough to tell whether it goes on"
