@@ -235,7 +235,7 @@ def _run(words: Sequence[str]) -> int:
     directory = Path(plans[0].out) if plans[0].variant is None else Path(plans[0].out).parent
     ended_by: AsrSwitchError | None = None
     with (
-        contextlib.nullcontext() if plans[0].allow_concurrent else MachineLock(),
+        _alone(plans[0].allow_concurrent),
         tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch,
         StopSignals() as stop,
     ):
@@ -257,6 +257,11 @@ def _run(words: Sequence[str]) -> int:
             AsrSwitchError(f"{count} failure{'s' * (count > 1)}; the first: {where}: {first.message}")
         )
     return _exit_code(summaries, check=given.check)
+
+
+def _alone(allow_concurrent: bool) -> contextlib.AbstractContextManager[object]:
+    """What keeps others from measuring on this machine, unless they are allowed to."""
+    return contextlib.nullcontext() if allow_concurrent else MachineLock()
 
 
 def _run_in_turns(
@@ -381,6 +386,7 @@ def _bench(words: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(atomic_output(given.out)) if given.out else None
         with (
+            _alone(given.allow_concurrent),
             tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch,
             StopSignals() as stop,
             _step_bar(n_steps(plan)) as progress,
@@ -414,6 +420,7 @@ def _leak_check(words: Sequence[str]) -> int:
     plan = make_leak_check_plan(options, os.environ)
     started_at = datetime.now()
     with (
+        _alone(given.allow_concurrent),
         tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch,
         StopSignals() as stop,
         _step_bar(n_leak_check_steps(plan)) as progress,
@@ -568,6 +575,7 @@ def _bench_parser() -> argparse.ArgumentParser:
         help="another library with the same C interface; give two to compare them, run by run")  # fmt: skip
     add("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S",
         help="for a step; default: %(default)g seconds")  # fmt: skip
+    add("--allow-concurrent", action="store_true", help="run beside others that measure here")
     add(
         "--format", choices=WRITERS, default="text", help="default: %(default)s; json holds every measurement"
     )
@@ -609,6 +617,7 @@ def _leak_check_parser() -> argparse.ArgumentParser:
         default="text",
         help="default: %(default)s; json holds every site",
     )
+    add("--allow-concurrent", action="store_true", help="run beside others that measure here")
     add("--out", metavar="DIR", help="keep valgrind's own files there")
     add(
         "--check",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import tempfile
@@ -110,8 +111,6 @@ def predict_each(
     Raises:
         StoppedError: a signal came; no worker is left.
     """
-    if not _predicts(library):
-        return [NoPrediction("this library does not predict its memory")] * len(models)
     predictions: list[MemoryPrediction | NoPrediction] = []
     try:
         with (
@@ -130,10 +129,15 @@ def predict_each(
     return predictions
 
 
-def _predicts(library: Path) -> bool:
-    """Whether it may have the function: what a library exports stands in its file by name."""
-    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+def may_predict(library: Path) -> bool:
+    """Whether it is worth asking: what a library exports stands in its file by name."""
+    with (
+        contextlib.suppress(OSError, ValueError),  # an empty file cannot be mapped
+        library.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
         return content.find(b"chatllm_ext_memory_needs") >= 0
+    return False
 
 
 def _predict(

@@ -68,6 +68,7 @@ class WorkerStarted(_Stamped, frozen=True, tag_field="record", tag="worker"):
     pid: int
     log: str
     start_ms: float | None = None  # until it was ready; logs of before it was measured have none
+    limited_by: Literal["cgroup", "rlimit"] | None = None  # what holds it to the memory limit
 
 
 class OfCycle(_Stamped, frozen=True, kw_only=True):

@@ -30,7 +30,13 @@ from asrswitch.memory.budget import (
 from asrswitch.memory.guard import is_mapped, refuse_other_workers, settle
 from asrswitch.memory.probe import Memory, MemoryProbe, ProcessGoneError
 from asrswitch.memory.sampler import Sampler
-from asrswitch.memory_prediction import MemoryPrediction, MemoryQuestion, NoPrediction, predict_each
+from asrswitch.memory_prediction import (
+    MemoryPrediction,
+    MemoryQuestion,
+    NoPrediction,
+    may_predict,
+    predict_each,
+)
 from asrswitch.plan import Clip, Model, Plan, Strategy, Trimming
 from asrswitch.records import (
     SCHEMA,
@@ -224,7 +230,11 @@ class Runner:
         longest_s = max(prepared.seconds for _, prepared, _ in self._clips)
         question = MemoryQuestion(longest_s, plan.context, plan.threads, plan.max_new_tokens)
         files = [(Path(model.path), model.bytes or 0) for model in plan.models]
-        predictions = predict_each(self._library, files, question, self._environ, self._stop)
+        predictions: list[MemoryPrediction | NoPrediction] = [
+            NoPrediction("this library does not predict its memory") for _ in files
+        ]
+        if may_predict(self._library):
+            predictions = predict_each(self._library, files, question, self._environ, self._stop)
         for model, told in zip(plan.models, predictions, strict=True):
             self._needs[model.label] = Prediction(
                 model=model.label,
@@ -305,7 +315,13 @@ class Runner:
         self._worker = _Worker(process, self._plan.sample_hz, self._began_ns)
         start_ms = _ms_since(started_ns)
         self._record(
-            WorkerStarted(worker=self._workers, pid=process.hello["pid"], log=log.name, start_ms=start_ms)
+            WorkerStarted(
+                worker=self._workers,
+                pid=process.hello["pid"],
+                log=log.name,
+                start_ms=start_ms,
+                limited_by=process.limited_by,
+            )
         )
         return self._worker
 
@@ -318,16 +334,16 @@ class Runner:
         self._begin("transcribe")
         for index, (clip, prepared, reference) in enumerate(self._clips):
             if index:
+                self._begin("restart")
                 self._ask(worker, {"command": "restart", "label": label}, Done)
+                self._begin("transcribe")
             try:
                 self._transcribe(worker, place, clip, prepared, reference)
             except WorkerError as error:  # the model is still loaded, and can be unloaded
                 message = str(error).replace(prepared.path, printable(clip.path))  # not our copy's name
-                ran_out = self._ran_out(error)
-                failure = Failure(
-                    **place, phase="transcribe", kind="error", message=message, out_of_memory=ran_out
-                )
-                self._record(failure)
+                if self._ran_out(error):  # a fresh worker may have more
+                    raise WorkerError(message, error.malloc) from None
+                self._record(Failure(**place, phase="transcribe", kind="error", message=message))
         self._read(worker, place, "after_infer")
         if cycle.release is ReleaseKind.EXIT:
             self._begin("unload")
@@ -614,7 +630,7 @@ def _no_room(model: Model, weighed: Weighed) -> str:
 
 
 def _size(count: int | None) -> str:
-    return f"{(count or 0) / _MIB:,.0f} MiB"
+    return f"{(count or 0) / _MIB:,.1f} MiB"
 
 
 def _ms_since(started_ns: int) -> float:

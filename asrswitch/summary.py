@@ -134,9 +134,14 @@ class SubjectVerdict(msgspec.Struct, frozen=True):
 
     subject: str
     verdict: Verdict
-    growth_by_model: dict[
-        str, Slope
-    ]  # a cycle, of a leaking series, in the cycles of those that make it grow
+    # A cycle, by the model in whose cycles it grows: of the leading series, and of further ones that leak in
+    # cycles of other models.
+    growth: dict[str, dict[str, Slope]]
+
+    @property
+    def growth_by_model(self) -> dict[str, Slope]:
+        """Of the leading series."""
+        return self.growth.get(self.verdict.leading or "", {})
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -444,22 +449,35 @@ def _subject_verdict(
     verdict = judge([_sample(reading.memory, reading.malloc) for reading in judged], limit, one_process)
     if verdict.word is not Word.LEAK or verdict.leading is None:
         return SubjectVerdict(subject, verdict, {})
-    cycles = _whole_cycles([reading for reading in readings if reading.worker == judged[0].worker])
-    return SubjectVerdict(subject, verdict, growth_by_model(cycles, verdict.leading))
+    its_own = [r for r in readings if r.worker == judged[0].worker and r.cycle <= judged[-1].cycle]
+    cycles = _cycles(its_own)
+    growth: dict[str, dict[str, Slope]] = {}
+    named: set[str] = set()
+    leaking = [name for name, finding in verdict.series.items() if finding.verdict.word is Word.LEAK]
+    for name in dict.fromkeys([verdict.leading, *leaking]):
+        grows = growth_by_model(cycles, name)
+        if not named.issuperset(grows):
+            growth[name] = grows
+            named.update(grows)
+    return SubjectVerdict(subject, verdict, growth)
 
 
-def _whole_cycles(readings: Iterable[Reading]) -> dict[str, list[tuple[Sample, Sample]]]:
-    """By model, the cycles read before their load and after their unload."""
-    before: dict[int, Reading] = {}
-    cycles: dict[str, list[tuple[Sample, Sample]]] = {}
+def _cycles(readings: Iterable[Reading]) -> dict[str, list[tuple[Sample, Sample]]]:
+    """By model, the cycles of one worker as read before and after.
+
+    Where models stay loaded there is no load to read before: what counts are the cycles that follow another.
+    """
+    reloaded: dict[str, list[tuple[Sample, Sample]]] = {}
+    kept: dict[str, list[tuple[Sample, Sample]]] = {}
+    before: Reading | None = None
     for reading in readings:
-        if reading.point == "before_load":
-            before[reading.cycle] = reading
-        elif reading.point == "after_unload" and reading.cycle in before:
-            first = before[reading.cycle]
-            pair = (_sample(first.memory, first.malloc), _sample(reading.memory, reading.malloc))
+        if reading.point == "after_unload" and before:
+            pair = (_sample(before.memory, before.malloc), _sample(reading.memory, reading.malloc))
+            cycles = reloaded if before.cycle == reading.cycle else kept
             cycles.setdefault(reading.model, []).append(pair)
-    return cycles
+        if reading.point in ("before_load", "after_unload"):
+            before = reading
+    return kept or reloaded
 
 
 def _longest_stretch(readings: Sequence[Reading]) -> list[Reading]:

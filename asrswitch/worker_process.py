@@ -13,11 +13,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
 from asrswitch.errors import AsrSwitchError, LibraryError, printable
+from asrswitch.memory.cgroup import LimitedGroup
 from asrswitch.worker.protocol import Command, Error, Hello, Malloc
 
 if TYPE_CHECKING:
@@ -150,7 +151,8 @@ class WorkerProcess:
             stop: what ends the wait for an answer.
             timeout_s: for being ready.
             environ: its environment; None is ours.
-            memory_limit_bytes: of its private writable memory (RLIMIT_DATA of setrlimit(2)).
+            memory_limit_bytes: of its private writable memory (RLIMIT_DATA of setrlimit(2)), and where we may
+                make a control group, of all that it is charged for.
 
         Raises:
             WorkerError: it cannot be started, or says that it cannot use the library.
@@ -160,6 +162,7 @@ class WorkerProcess:
         """
         self._stop = stop
         self._buffer = b""
+        self._group: LimitedGroup | None = None
         self._log = log
         self._log_mark = self._log_size()  # what comes after it was written since the last command
         try:
@@ -170,16 +173,25 @@ class WorkerProcess:
                 "make room or raise the limit, and run again"
             ) from None
         try:
-            self._limit_memory(memory_limit_bytes)
+            self.limited_by = self._limit_memory(memory_limit_bytes)
             self.hello = self._receive(Hello, timeout_s)
         except BaseException:
             self.kill()
             raise
 
-    def _limit_memory(self, limit: int | None) -> None:
-        if limit is not None:
-            with contextlib.suppress(ProcessLookupError):  # what ended at once is noticed by the wait for it
-                resource.prlimit(self._process.pid, resource.RLIMIT_DATA, (limit, limit))
+    def _limit_memory(self, limit: int | None) -> Literal["cgroup", "rlimit"] | None:
+        """Hold it to the limit by what there is; that it has ended already is noticed elsewhere."""
+        pid = self._process.pid
+        with contextlib.suppress(OSError):
+            # When the machine runs out of memory, the kernel is to end the worker and not who measures it.
+            Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
+        if limit is None:
+            return None
+        with contextlib.suppress(ProcessLookupError):
+            # An allocation that fails can be reported; what a control group ends is killed.
+            resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
+        self._group = LimitedGroup.around(pid, limit)
+        return "cgroup" if self._group else "rlimit"
 
     def request(self, command: Command, reply: type[_Reply], timeout_s: float) -> _Reply:
         """Send a command and wait for its reply.
@@ -238,6 +250,8 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        if self._group:
+            self._group.remove()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 pipe.close()

@@ -12,8 +12,11 @@ from asrswitch.memory.probe import Memory
 
 HIGH_PRESSURE = 0.8
 HOST, GROUP, LIMIT = "the machine", "the control group", "the memory limit"
-# What C, C++, Python and our engine say when an allocation fails.
-_SAID = re.compile(rb"out of memory|cannot allocate memory|bad_alloc|MemoryError|not enough memory", re.I)
+# What C, C++, Python, the loader of programs and our engine say when an allocation fails.
+_SAID = re.compile(
+    rb"out of memory|cannot allocate memory|bad_alloc|MemoryError|not enough memory|cannot map zero-fill",
+    re.I,
+)
 
 
 class Source(msgspec.Struct, frozen=True):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
+_REMOVAL_S = 1.0
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -95,6 +97,49 @@ class ControlGroupReader:
                         left_bytes=_smallest(left),
                     )
         return None
+
+
+class LimitedGroup:
+    """A control group of a process's own, beside ours, that bounds all it is charged for, page cache too."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    @classmethod
+    def around(cls, pid: int, limit_bytes: int, proc: Path = Path("/proc")) -> LimitedGroup | None:
+        """Make a group and move the process into it; None where we may not, or have no cgroup v2 for memory.
+
+        It lies beside our own group: one inside it would not be given the controller, since a group that has
+        processes hands none on.
+        """
+        path = parse_membership(_text(proc / "self" / "cgroup") or "")
+        for mount in parse_mounts(_text(proc / "self" / "mountinfo") or ""):
+            around = locate(path, mount) if path is not None else []
+            if len(around) < 2 or "memory" not in (_text(around[1] / "cgroup.subtree_control") or "").split():
+                continue
+            group = cls(around[1] / f"asrswitch-{pid}")
+            try:
+                group._directory.mkdir()
+                (group._directory / "memory.max").write_text(str(limit_bytes))
+                with contextlib.suppress(OSError):  # there is no such file without swap
+                    (group._directory / "memory.swap.max").write_text("0")
+                (group._directory / "cgroup.procs").write_text(str(pid))
+            except OSError:
+                group.remove()
+            else:
+                return group
+        return None
+
+    def remove(self) -> None:
+        """Remove the group, whose process is gone; it may be busy for a moment after that."""
+        deadline = time.monotonic() + _REMOVAL_S
+        while self._directory.is_dir():
+            with contextlib.suppress(OSError):
+                self._directory.rmdir()
+                return
+            if time.monotonic() > deadline:
+                return
+            time.sleep(_REMOVAL_S / 100)
 
 
 def _smallest(numbers: Sequence[int | None]) -> int | None:

@@ -252,10 +252,10 @@ def _evidence(item: SubjectVerdict) -> list[str]:
                 f"{unit(slope.high)}); from {unit(found.detectable, sign='')} it would show; "
                 f"{unit(found.warmup_growth)} in a warm-up of {found.warmup_iterations} of {found.iterations}"
             )
-    if item.growth_by_model:
-        unit = _number if verdict.leading in verdict.counts else _size
-        models = (f"{label} ({unit(slope.slope)} a cycle)" for label, slope in item.growth_by_model.items())
-        lines.append(f"grows in cycles of {', '.join(models)}")
+    for name, growth in item.growth.items():
+        unit = _number if name in verdict.counts else _size
+        models = (f"{label} ({unit(slope.slope)} a cycle)" for label, slope in growth.items())
+        lines.append(f"{name} grows in cycles of {', '.join(models)}")
     if verdict.iterations_to_limit is not None:
         lines.append(f"memory runs out after {verdict.iterations_to_limit:,} more iterations at this slope")
     if verdict.word is not Word.FLAT:
@@ -314,4 +314,4 @@ def _failure_line(failure: Failure, limit: int | None) -> tuple[str, str]:
     if not failure.out_of_memory:
         return where, failure.message
     within = "" if limit is None else f" within a limit of {_size(limit, sign='')}"
-    return where, f"out of memory{within}: {failure.message}"
+    return where, f"out of memory{within}: {failure.message.removeprefix('out of memory: ')}"

@@ -25,7 +25,7 @@ QUICK = ("--repetitions", "2", "--warmups", "1", "--max-new-tokens", "8")
 
 def bench(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "asrswitch", "bench", *words],
+        [sys.executable, "-m", "asrswitch", "bench", "--allow-concurrent", *words],
         cwd=ROOT,
         env=os.environ | environ,
         capture_output=True,
@@ -157,7 +157,10 @@ def test_ctrl_c_ends_the_bench_and_its_workers(
     model = script("slow", hang="transcribe", ready=ready)
     words = ["--library", str(fake_library), "--audio", str(clip), "-m", model, "--threads", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "asrswitch", "bench", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "asrswitch", "bench", "--allow-concurrent", *words],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     wait_for(ready.exists)
     workers = [int(pid) for pid in children(process.pid)]

@@ -175,3 +175,18 @@ def test_retention_that_differs_from_cycle_to_cycle_is_not_called_a_leak(inject:
     verdict = only_verdict(outcome)
     assert verdict.word in (Word.FLAT, Word.INCONCLUSIVE)
     assert verdict.series["heap in use"].verdict.word is Word.FLAT
+
+
+def test_models_that_leak_different_things_are_each_named(inject: Inject) -> None:
+    outcome = inject({"aaaa": {"leak_thread": 1}, "bbbb": {"leak": 64 << 10}, "cccc": {}}, 30)
+    (item,) = outcome.summary.verdicts
+    assert item.verdict.leading == "threads"
+    assert item.growth["threads"].keys() == {"aaaa"}
+    assert item.growth["heap in use"].keys() >= {"bbbb"} and "cccc" not in item.growth["heap in use"]
+    assert "heap in use grows in cycles of" in outcome.output and "threads grows in" in outcome.output
+
+
+def test_a_model_that_stays_loaded_and_leaks_with_each_token_is_named(inject: Inject) -> None:
+    outcome = inject({"aaaa": {}, "bbbb": {"leak_token": 1024}}, 40, ("--strategy", "resident"))
+    (item,) = outcome.summary.verdicts
+    assert item.verdict.leading == "heap in use" and item.growth_by_model.keys() == {"bbbb"}

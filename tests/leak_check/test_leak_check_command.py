@@ -38,7 +38,8 @@ def command(leaky_library: Path, clip: Path) -> Callable[..., list[str]]:
     """The command line of a check of that library, as short as it can be."""
 
     def build(*words: str) -> list[str]:
-        start = [sys.executable, "-m", "asrswitch", "leak-check", "--library", str(leaky_library)]
+        start = [sys.executable, "-m", "asrswitch", "leak-check", "--allow-concurrent"]
+        start += ["--library", str(leaky_library)]
         return [*start, "--audio", str(clip), "--cycles", "3", *words]
 
     return build

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from asrswitch.memory.cgroup import (
     ControlGroup,
     ControlGroupReader,
+    LimitedGroup,
     Mount,
     locate,
     parse_membership,
@@ -136,3 +137,37 @@ def test_where_nothing_accounts_there_is_no_group(tree: Path, tmp_path: Path) ->
     assert ControlGroupReader(7, tmp_path / "proc").read() is None
     assert ControlGroupReader(8, tmp_path / "proc").read() is None
     assert ControlGroupReader(7, tmp_path / "nowhere").read() is None
+
+
+@pytest.fixture
+def ours(tree: Path, tmp_path: Path) -> Path:
+    """The group that this process is in, in the tree; its parent hands the memory controller on."""
+    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/slice/service/worker\n")
+    (tree / "slice" / "service" / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    return tree / "slice" / "service" / "worker"
+
+
+def test_a_limited_group_is_made_beside_ours(ours: Path, tmp_path: Path) -> None:
+    group = LimitedGroup.around(42, 1 << 30, tmp_path / "proc")
+    assert group is not None
+    made = ours.parent / "asrswitch-42"
+    assert (made / "memory.max").read_text() == str(1 << 30)
+    assert (made / "memory.swap.max").read_text() == "0"
+    assert (made / "cgroup.procs").read_text() == "42"
+    for file in made.iterdir():  # the kernel removes a group with its files, other file systems do not
+        file.unlink()
+    group.remove()
+    assert not made.exists()
+
+
+def test_where_no_group_may_be_made_there_is_none(ours: Path, tmp_path: Path) -> None:
+    proc = tmp_path / "proc"
+    (ours.parent / "asrswitch-42").mkdir()  # as of a worker of that number that could not be removed
+    assert LimitedGroup.around(42, 1 << 30, proc) is None
+    (ours.parent / "cgroup.subtree_control").write_text("cpu pids\n")
+    assert LimitedGroup.around(43, 1 << 30, proc) is None
+    assert not (ours.parent / "asrswitch-43").exists()
+    (proc / "self" / "cgroup").write_text("0::/\n")  # the root, as in a container
+    assert LimitedGroup.around(43, 1 << 30, proc) is None
+    (proc / "self" / "cgroup").write_text("4:memory:/old\n")
+    assert LimitedGroup.around(43, 1 << 30, proc) is None

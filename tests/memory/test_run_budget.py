@@ -42,7 +42,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers_and_the_others_ru
     records = log_of(tmp_path)
     failures = [record for record in records if isinstance(record, Failure)]
     assert [(f.model, f.phase, f.kind, f.attempt) for f in failures] == [("large", "load", "refused", 1)] * 3
-    for said in ("400 MiB", "of 300 MiB", "large.bin", "--memory-limit"):
+    for said in ("400.0 MiB", "of 300.0 MiB", "large.bin", "--memory-limit"):
         assert said in failures[0].message
     assert {record.model for record in records if isinstance(record, Load)} == {"small"}
     assert len(of(WorkerStarted, records)) == 1  # nothing happened to it

@@ -110,9 +110,13 @@ class ChatllmBackend:
 
     def restart(self) -> tuple[int, int]:
         """Clear the conversation."""
+        self._received.clear()
         started_ns = time.monotonic_ns()
         self._library.chatllm_restart(self._object, ffi.NULL)
-        return started_ns, time.monotonic_ns()
+        ended_ns = time.monotonic_ns()
+        if errors := self._lines(native.PRINT_ERROR):  # there is no other way to report one
+            raise BackendError(" ".join(errors))
+        return started_ns, ended_ns
 
     def unload(self) -> tuple[int, int]:
         """Destroy the object."""
