@@ -27,7 +27,7 @@ from asrswitch.memory.budget import (
     sources,
     weigh,
 )
-from asrswitch.memory.guard import is_mapped, refuse_other_workers, settle
+from asrswitch.memory.guard import ConcurrentError, is_mapped, refuse_other_workers, settle
 from asrswitch.memory.probe import Memory, MemoryProbe, ProcessGoneError
 from asrswitch.memory.sampler import Sampler
 from asrswitch.memory_prediction import (
@@ -90,8 +90,8 @@ _ATTEMPTS = 2
 _FIRST_STARTS = 2  # a worker may be killed while it starts; two in a row mean that the library does it
 
 
-class NoRoomError(AsrSwitchError):
-    """There is not the memory that a model needs; it was not loaded."""
+class RefusedError(AsrSwitchError):
+    """A model was not loaded: there is no room for it, or somebody else holds one."""
 
 
 class _Place(TypedDict):
@@ -265,9 +265,9 @@ class Runner:
         try:
             worker = self._worker or self._start()
             self._run_cycle(worker, cycle)
-        except NoRoomError as error:
+        except RefusedError as error:
             self._refuse(cycle, attempt, error)
-            return True  # a fresh worker has no more of it
+            return True  # in a fresh worker it is the same
         except ProcessGoneError:
             assert self._worker
             self._fail(cycle, attempt, self._worker.process.lost())
@@ -384,11 +384,12 @@ class Runner:
         """Hold what the model needs against what there is; in a fresh worker, where that may help.
 
         Raises:
-            NoRoomError: it needs more.
+            RefusedError: it needs more, or somebody else began to measure after this run did.
+            ConcurrentError: somebody else was there before.
         """
         self._begin("load")
         if not self._plan.allow_concurrent:
-            refuse_other_workers(frozenset({worker.pid}))
+            self._refuse_others(worker)
         weighed = self._weigh(cycle.model, self._read(worker, place, "before_load"))
         action: Literal["load", "restart", "refuse"] = "load"
         if self._wants_fresh(worker, cycle.model, weighed):
@@ -413,8 +414,16 @@ class Runner:
             )
         )
         if not weighed.fits:
-            raise NoRoomError(_no_room(cycle.model, weighed))
+            raise RefusedError(_no_room(cycle.model, weighed))
         return worker
+
+    def _refuse_others(self, worker: _Worker) -> None:
+        try:
+            refuse_other_workers(frozenset({worker.pid}))
+        except ConcurrentError as error:
+            if worker.baseline is None and self._workers == 1:
+                raise
+            raise RefusedError(str(error)) from None  # this cycle is lost, and not the run
 
     def _weigh(self, model: Model, memory: Memory) -> Weighed:
         needs = self._needs.get(model.label)
@@ -566,7 +575,7 @@ class Runner:
         self._record(failure)
         self._retire()
 
-    def _refuse(self, cycle: Cycle, attempt: int, error: NoRoomError) -> None:
+    def _refuse(self, cycle: Cycle, attempt: int, error: RefusedError) -> None:
         failure = Failure(
             **self._place(cycle), attempt=attempt, phase="load", kind="refused", message=str(error)
         )

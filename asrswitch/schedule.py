@@ -74,7 +74,7 @@ def make_open_schedule(
     """
     index = start.index if start else 0
     keeps = not _reloads(plan)
-    each = [[model] for model in _order(plan, 0)] if plan.strategy is Strategy.RESTART else [[*plan.models]]
+    each = [[model] for model in _order(plan, 1)] if plan.strategy is Strategy.RESTART else [[*plan.models]]
     for models in each:
         labels = [model.label for model in models]
         if start and start.model.label not in labels:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from asrswitch.cli import main
 from helpers.instruction_sets import NEEDS, lacking
 from support import ROOT
 
@@ -89,13 +92,23 @@ def command(fake_library: Path, clip: Path, tmp_path: Path) -> Callable[..., lis
 
 
 @pytest.fixture
-def run(command: Callable[..., list[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run it to its end."""
+def run(
+    command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run it to its end: in this process, which has imported all of it, with workers of its own."""
 
     def start(
         *models: str, iterations: int = 2, options: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
         words = command(*models, iterations=iterations, options=options)
-        return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+        output, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+        monkeypatch.chdir(ROOT)
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            code = main(words[3:])  # after `python -m asrswitch`
+        texts = []
+        for stream in (output, errors):
+            stream.seek(0)
+            texts.append(stream.read())
+        return subprocess.CompletedProcess(words, code, *texts)
 
     return start

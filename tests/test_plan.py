@@ -186,8 +186,8 @@ def test_all_strategies_are_runs_beside_each_other_of_rounds_that_bear_a_verdict
     plans = make_plans(options_of(model, clip, strategy="all", iterations="50"), {}, NOW)
     assert [plan.strategy for plan in plans] == list(Strategy)
     assert [plan.out for plan in plans] == [f"/o/{strategy.value}" for strategy in Strategy]
-    assert {plan.rounds for plan in plans} == {5} and {plan.iterations for plan in plans} == {50}
-    for iterations, rounds in (("1", 1), ("19", 1), ("20", 2), ("500", 5)):
+    assert {plan.rounds for plan in plans} == {4} and {plan.iterations for plan in plans} == {50}
+    for iterations, rounds in (("1", 1), ("23", 1), ("24", 2), ("500", 5)):
         plans = make_plans(options_of(model, clip, strategy="all", iterations=iterations), {}, NOW)
         assert {plan.rounds for plan in plans} == {rounds}
     (alone,) = make_plans(options_of(model, clip), {}, NOW)

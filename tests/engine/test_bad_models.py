@@ -184,7 +184,17 @@ def asrswitch(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
     def run(*words: object) -> subprocess.CompletedProcess[str]:
         out = tmp_path / f"out-{next(numbers)}"
         return subprocess.run(
-            [sys.executable, "-m", "asrswitch", "--iters", "1", "--out", out, *map(str, words)],
+            [
+                sys.executable,
+                "-m",
+                "asrswitch",
+                "--iters",
+                "1",
+                "--allow-concurrent",
+                "--out",
+                out,
+                *map(str, words),
+            ],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -1,0 +1,90 @@
+"""Measure the engine against the machine."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from asrswitch.bench.measure import measure, n_steps
+from asrswitch.bench.plan import (
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_REPETITIONS,
+    DEFAULT_WARMUPS,
+    BenchOptions,
+    make_bench_plan,
+)
+from asrswitch.bench.report import WRITERS, make_report, render_text
+from asrswitch.commands.common import PLAIN_WIDTH, Parser, alone, console, step_bar
+from asrswitch.convert.atomic import atomic_output
+from asrswitch.plan import DEFAULT_TIMEOUT_S
+from asrswitch.report.console import show
+from asrswitch.worker_process import StopSignals
+
+
+def main(words: Sequence[str]) -> int:
+    """Measure ceilings and stages, and print them side by side."""
+    given = _bench_parser().parse_args(words)
+    options = BenchOptions(
+        models=given.model,
+        audio=given.audio,
+        threads=given.threads,
+        max_new_tokens=given.max_new_tokens,
+        repetitions=given.repetitions,
+        warmups=given.warmups,
+        libraries=given.library,
+        timeout_s=given.timeout,
+    )
+    plan = make_bench_plan(options, os.environ)
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(atomic_output(given.out)) if given.out else None
+        with (
+            alone(given.allow_concurrent),
+            tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch,
+            StopSignals() as stop,
+            step_bar(n_steps(plan)) as progress,
+        ):
+            started_at = datetime.now()
+            measured = measure(plan, Path(scratch), stop, progress)
+        report = make_report(plan, measured, started_at)
+        if output:
+            output.write(WRITERS[given.format](report, PLAIN_WIDTH).encode())
+        elif given.format == "text":
+            show(console(), render_text(report))
+        else:
+            print(WRITERS[given.format](report, PLAIN_WIDTH), end="")
+    return 0
+
+
+def _bench_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m asrswitch bench",
+        description="Measure what this machine can do at best, and each stage of the engine against it.",
+    )
+    add = parser.add_argument
+    add("-m", "--model", action="append", default=[], metavar="[LABEL=]PATH",
+        help="repeatable; default: the two embedded ones")  # fmt: skip
+    add("--audio", metavar="FILE", help="default: 11 seconds of an embedded sample")
+    add("--threads", metavar="N[,N...]", help="default: the physical cores this process may use")
+    add(
+        "--max-new-tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, metavar="N", help="default: %(default)s"
+    )
+    add(
+        "-r", "--repetitions", type=int, default=DEFAULT_REPETITIONS, metavar="N", help="default: %(default)s"
+    )
+    add("--warmups", type=int, default=DEFAULT_WARMUPS, metavar="N",
+        help="repetitions before those, which do not count; default: %(default)s")  # fmt: skip
+    add("--library", action="append", default=[], metavar="FILE",
+        help="another library with the same C interface; give two to compare them, run by run")  # fmt: skip
+    add("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S",
+        help="for a step; default: %(default)g seconds")  # fmt: skip
+    add("--allow-concurrent", action="store_true", help="run beside others that measure here")
+    add(
+        "--format", choices=WRITERS, default="text", help="default: %(default)s; json holds every measurement"
+    )
+    add("--out", metavar="FILE", type=Path, help="instead of standard output")
+    return parser
