@@ -51,7 +51,7 @@ def prepare(clip: Path, directory: Path) -> PreparedClip:
             f"{clip}: {seconds:,.0f} s long, the limit is {MAX_SECONDS:,} s; cut it into shorter clips"
         )
     samples = _decode(clip)
-    riff = _is_whole_riff(clip)
+    riff = is_whole_riff(clip)
     native = riff and info.format == "WAV" and info.samplerate == SAMPLE_RATE and info.channels == 1
     if native and info.subtype in _NATIVE_SUBTYPES and _PLAIN_NAME.fullmatch(str(clip)):
         return PreparedClip(str(clip), seconds)
@@ -82,7 +82,7 @@ def _info(clip: Path) -> Any:
         ) from None
 
 
-def _is_whole_riff(clip: Path) -> bool:
+def is_whole_riff(clip: Path) -> bool:
     """Whether it is a RIFF file; one that is shorter than it says is refused, which soundfile reads."""
     with clip.open("rb") as file:
         end = clip.stat().st_size

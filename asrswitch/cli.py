@@ -14,7 +14,7 @@ from typing import TextIO
 
 from asrswitch.errors import AsrSwitchError, UsageError, printable
 
-_VERBS = ("run", "report", "bench", "leak-check", "models")
+_VERBS = ("run", "transcribe", "report", "compare", "bench", "leak-check", "models", "doctor")
 
 
 class _Output(io.TextIOBase):
@@ -76,9 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _other_output(words: Sequence[str]) -> str:
     """The remedy for a standard output that took nothing."""
-    if words[:1] == ["bench"]:
+    if words[:1] in (["bench"], ["transcribe"]):
         return "use --out FILE"
-    if words[:1] in (["models"], ["leak-check"]):
+    if words[:1] in (["models"], ["leak-check"], ["compare"], ["doctor"]):
         return "send it to a file or a pipe that is there, with room"
     return "`report RUN_DIR` prints a run's tables"
 

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from asrswitch import machine
+from asrswitch.catalogue import find_model
 from asrswitch.errors import UsageError, printable
 from asrswitch.model_file import is_synthetic
 
@@ -29,9 +31,6 @@ MOST_TOKENS = 1 << 24
 MOST_SAMPLE_HZ = 1_000.0
 # Of `--iters auto` that names no budget. A verdict on 1,000 iterations would see 16 bytes an iteration.
 DEFAULT_MOST_ITERATIONS = 1_000
-ALL = "all"  # of strategies or allocators
-_MOST_ROUNDS = 5
-_SHORTEST_ROUND = 12  # iterations; a verdict needs ten in one worker, and the last of a round is another
 
 # The languages that Qwen3-ASR knows. Checked here because some libraries silently ignore a name they do not
 # know.
@@ -43,6 +42,9 @@ LANGUAGES = {
     "fil": "Filipino", "fa": "Persian", "el": "Greek", "ro": "Romanian", "hu": "Hungarian",
     "mk": "Macedonian",
 }  # fmt: skip
+
+
+_Choice = TypeVar("_Choice", bound=enum.Enum)
 
 
 class Strategy(enum.Enum):
@@ -131,7 +133,11 @@ class Plan(msgspec.Struct, frozen=True):
     restart_above_bytes: int | None = None  # a larger model is loaded by a fresh worker
     switches_per_hour: float | None = None  # what the comparison of strategies is to assume
     variant: str | None = None  # what tells this run from those that it takes turns with
+    turn: int = 0  # its place among those
     environment: dict[str, str] = {}  # of the worker, besides the runner's own
+    library: str | None = None  # as it was given; None where it was not
+    label: str | None = None  # what the user calls the run
+    metadata: dict[str, str] = {}  # what the user wants to know of it later
 
 
 class Need(msgspec.Struct, frozen=True):
@@ -167,38 +173,9 @@ class Options(msgspec.Struct, frozen=True):
     memory_limit: str | None = None
     restart_above: str | None = None
     switches_per_hour: float | None = None
-
-
-def make_plans(options: Options, environ: Mapping[str, str], now: datetime) -> list[Plan]:
-    """The plans of runs that are to take turns: one a strategy, or one an allocator, where all are asked for.
-
-    Raises:
-        UsageError: as ``make_plan``; options that exclude each other.
-    """
-    replace = msgspec.structs.replace
-    if ALL not in (options.strategy, options.allocator):
-        return [make_plan(options, environ, now)]
-    if options.strategy == options.allocator:
-        raise UsageError("--strategy all with --allocator all: compare one at a time")
-    if options.iterations.startswith("auto"):
-        raise UsageError(
-            f"--iters {options.iterations}: runs that take turns are of one length; give a number"
-        )
-    if options.strategy == ALL:
-        each = {s.value: replace(options, strategy=s.value) for s in Strategy}
-    else:
-        found = [name for name in ALLOCATORS if _allocator_environment(name) is not None]
-        each = {name: replace(options, allocator=name) for name in found}
-    plans = {variant: make_plan(its_options, environ, now) for variant, its_options in each.items()}
-    return [
-        replace(
-            plan,
-            variant=variant,
-            out=str(Path(plan.out, variant)),
-            rounds=max(1, min(_MOST_ROUNDS, plan.iterations // _SHORTEST_ROUND)),
-        )
-        for variant, plan in plans.items()
-    ]
+    library: str | None = None
+    label: str | None = None
+    metadata: Sequence[str] = ()  # KEY=VALUE
 
 
 def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Plan:
@@ -220,12 +197,12 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
             f"--sample-hz is {options.sample_hz:g}: give samples a second, 0 to {MOST_SAMPLE_HZ:g}; 0 is none"
         )
     need = make_need(options.memory_limit, options.switches_per_hour)
-    environment = _allocator_environment(options.allocator)
+    environment = allocator_environment(options.allocator)
     if environment is None:
         names = ", ".join(_PRELOADED[options.allocator])
         raise UsageError(f"--allocator {options.allocator}: no {names} is installed; install it")
     models = _models(options.models)
-    order = Order(options.order)
+    order = _one_of(Order, "--order", options.order)
     if order is Order.SMALL_FIRST:
         models = tuple(sorted(models, key=lambda model: model.bytes or 0))
     return Plan(
@@ -235,13 +212,13 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
         threads=threads,
         context=context,
         language=_language(options.language, environ),
-        strategy=Strategy(options.strategy),
+        strategy=_one_of(Strategy, "--strategy", options.strategy),
         max_new_tokens=options.max_new_tokens,
         timeout_s=options.timeout_s,
         out=str(Path(options.out or f"runs/{now:%Y%m%d-%H%M%S}").absolute()),
         preload=options.preload,
         lock=options.lock,
-        trim=Trimming(options.trim),
+        trim=_one_of(Trimming, "--trim", options.trim),
         sample_hz=options.sample_hz,
         order=order,
         seed=options.seed,
@@ -253,6 +230,9 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
         switches_per_hour=need.switches_per_hour,
         allocator=options.allocator,
         environment=environment,
+        library=str(Path(options.library).absolute()) if options.library else None,
+        label=options.label,
+        metadata=_metadata(options.metadata),
     )
 
 
@@ -296,6 +276,13 @@ def make_out_directory(out: str, resume: bool = False) -> Path:
     return path
 
 
+def _metadata(words: Sequence[str]) -> dict[str, str]:
+    for word in words:
+        if not word.partition("=")[0] or "=" not in word:
+            raise UsageError(f"--metadata {word}: write KEY=VALUE, for example host=laptop")
+    return dict(word.split("=", 1) for word in words)
+
+
 def _iterations(word: str) -> tuple[int, float | None]:
     """How many iterations there are to be at most, and how many seconds they may take."""
     number = str(DEFAULT_MOST_ITERATIONS) if word == "auto" else word.removeprefix("auto:")
@@ -317,7 +304,7 @@ def _bytes(option: str, word: str | None, least: int) -> int | None:
     return value
 
 
-def _allocator_environment(name: str) -> dict[str, str] | None:
+def allocator_environment(name: str) -> dict[str, str] | None:
     """What makes a worker use the allocator; None where its library is not installed."""
     if name in _GLIBC_SETTINGS:
         return _GLIBC_SETTINGS[name]
@@ -335,8 +322,13 @@ def _models(given: Sequence[str]) -> tuple[Model, ...]:
     models: list[Model] = []
     for word in given:
         label, equals, path = word.partition("=")
-        if not (label and equals and path):
-            raise UsageError(f"--model {word}: write LABEL=PATH, for example small=models/small.bin")
+        if not equals and (fetched := find_model(word)):
+            path = str(fetched)
+        elif not (label and equals and path):
+            raise UsageError(
+                f"--model {word}: write LABEL=PATH, for example small=models/small.bin, or a name that "
+                "`models list` shows as fetched"
+            )
         if any(model.label == label for model in models):
             raise UsageError(f"--model {word}: the label {label} is used twice; give each model its own")
         if not label.isprintable():
@@ -414,6 +406,15 @@ def _number(
     if value is not None:
         _check_range(name, value, largest)
     return value
+
+
+def _one_of(kind: type[_Choice], option: str, word: str) -> _Choice:
+    try:
+        return kind(word)
+    except ValueError:
+        raise UsageError(
+            f"{option} {word}: use one of {', '.join(choice.value for choice in kind)}"
+        ) from None
 
 
 def _check_range(name: str, value: int, largest: int) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from asrswitch.conditions import Conditions
 from asrswitch.errors import LogError
 from asrswitch.figures import Figures
 from asrswitch.machine import Machine
@@ -59,6 +60,8 @@ class Run(_Stamped, frozen=True, tag_field="record", tag="run"):
     library: str
     plan: Plan
     machine: Machine
+    conditions: Conditions | None = None  # logs of before these were read have none
+    sha256: dict[str, str] = {}  # of library, models and clips by their paths
 
 
 class WorkerStarted(_Stamped, frozen=True, tag_field="record", tag="worker"):
@@ -208,6 +211,7 @@ class Resume(_Stamped, frozen=True, kw_only=True, tag_field="record", tag="resum
 
     version: str
     machine: Machine
+    conditions: Conditions | None = None
 
 
 class SamplingCost(msgspec.Struct, frozen=True):
@@ -224,6 +228,7 @@ class End(_Stamped, frozen=True, tag_field="record", tag="end"):
     reason: Literal["complete", "stopped", "failed"]
     signal: str | None = None
     sampling: SamplingCost | None = None  # None where nothing was sampled
+    conditions: Conditions | None = None
 
 
 Record = (

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from asrswitch.errors import UsageError
-from asrswitch.plan import ALLOCATORS, LOG_NAME, Plan, Strategy
+from asrswitch.plan import LOG_NAME, Plan
 from asrswitch.records import End, Failure, OfCycle, Reading, Record, Run, Skip, TornLineWarning, read_log
 from asrswitch.schedule import Cycle
 from asrswitch.schedule import Release as ReleaseKind
@@ -66,14 +66,8 @@ def read_interrupted(directory: Path) -> list[Earlier]:
 
 
 def sort_runs(logs: list[list[Record]]) -> list[list[Record]]:
-    """Logs in the order of the variants that their runs are of."""
-    order = [*(strategy.value for strategy in Strategy), *ALLOCATORS]
-
-    def place(records: list[Record]) -> int:
-        variant = plan_of(records).variant
-        return order.index(variant) if variant in order else len(order)
-
-    return sorted(logs, key=place)
+    """Logs in the order of their runs' turns."""
+    return sorted(logs, key=lambda records: plan_of(records).turn)
 
 
 def plan_of(records: Sequence[Record]) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +15,10 @@ import msgspec
 
 from asrswitch import __version__, machine
 from asrswitch.audio import PreparedClip
+from asrswitch.conditions import read_conditions
 from asrswitch.errors import AsrSwitchError, LibraryError, printable
 from asrswitch.figures import figure_out, split_output
+from asrswitch.hashing import sha256
 from asrswitch.memory.budget import (
     GROUP,
     HIGH_PRESSURE,
@@ -175,7 +178,8 @@ class Runner:
         """
         self._began_ns = time.monotonic_ns()
         if self._resumed:
-            self._record(Resume(version=__version__, machine=machine.describe()))
+            conditions = read_conditions()
+            self._record(Resume(version=__version__, machine=machine.describe(), conditions=conditions))
             return self
         self._record(
             Run(
@@ -185,6 +189,8 @@ class Runner:
                 library=str(self._library),
                 plan=self._plan,
                 machine=machine.describe(),
+                conditions=read_conditions(),
+                sha256=self._hashes(),
             )
         )
         try:
@@ -216,14 +222,29 @@ class Runner:
             self._run_or_skip(cycle)
         self._retire()
 
+    def _hashes(self) -> dict[str, str]:
+        files = [str(self._library)]
+        files += [model.path for model in self._plan.models] + [clip.path for clip in self._plan.clips]
+        hashes = {}
+        for file in files:
+            with contextlib.suppress(OSError):  # what cannot be read is told by who needs it
+                hashes[file] = sha256(Path(file))
+        return hashes
+
     def _end(self, error: BaseException | None) -> None:
-        if error is None:
-            self._record(End(reason="complete", sampling=self._sampling_cost()))
-        elif isinstance(error, StoppedError):
-            self._record(End(reason="stopped", signal=error.signal, sampling=self._sampling_cost()))
         # After a log's failure its last line may be half a record, and then nothing may follow it.
-        elif isinstance(error, AsrSwitchError) and not self._log.broken:
-            self._record(End(reason="failed", sampling=self._sampling_cost()))
+        if self._log.broken or not (error is None or isinstance(error, AsrSwitchError)):
+            return
+        stopped = error.signal if isinstance(error, StoppedError) else None
+        reason: Literal["complete", "stopped", "failed"] = "stopped" if stopped else "failed"
+        self._record(
+            End(
+                reason="complete" if error is None else reason,
+                signal=stopped,
+                sampling=self._sampling_cost(),
+                conditions=read_conditions(),
+            )
+        )
 
     def _predict(self) -> None:
         plan = self._plan
@@ -414,7 +435,8 @@ class Runner:
             )
         )
         if not weighed.fits:
-            raise RefusedError(_no_room(cycle.model, weighed))
+            retained = 0 if worker.baseline is None else worker.probe.resident_bytes() - worker.baseline
+            raise RefusedError(_no_room(cycle.model, weighed, keeps=retained > SLATE_TOLERANCE))
         return worker
 
     def _refuse_others(self, worker: _Worker) -> None:
@@ -625,16 +647,16 @@ def _stages(statistics: Sequence[str]) -> tuple[Stage, ...]:
         return ()
 
 
-def _no_room(model: Model, weighed: Weighed) -> str:
+def _no_room(model: Model, weighed: Weighed, keeps: bool) -> str:
     assert weighed.tightest
+    remedy = "free memory or use a smaller model"
+    if weighed.tightest.name == LIMIT:
+        remedy = "raise --memory-limit or use a smaller model"
+    if keeps:
+        remedy += ", or give --restart-above 0: the worker keeps memory of earlier models"
     return (
         f"{printable(model.path)}: needs about {_size(weighed.need_bytes)} and {weighed.tightest.name} has "
-        f"{_size(weighed.tightest.left_bytes)} left of {_size(weighed.tightest.total_bytes)}; "
-        + (
-            "raise --memory-limit or use a smaller model"
-            if weighed.tightest.name == LIMIT
-            else "free memory or use a smaller model"
-        )
+        f"{_size(weighed.tightest.left_bytes)} left of {_size(weighed.tightest.total_bytes)}; {remedy}"
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from asrswitch.advice import advise
 from asrswitch.memory.probe import Memory
 from asrswitch.plan import Model, Plan, Strategy
 from asrswitch.records import (
@@ -25,12 +26,12 @@ from asrswitch.records import (
     Resume,
     Run,
     SamplingCost,
-    Skip,
     Transcription,
     WorkerStarted,
 )
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stats.drift import Drift, judge_pace
+from asrswitch.stats.series import MINIMUM_ITERATIONS
 from asrswitch.stats.trend import Slope
 from asrswitch.stats.verdict import Sample, Verdict, Word, growth_by_model, iterations_needed, judge
 from asrswitch.turns import Turn, turns_of
@@ -165,6 +166,7 @@ class Summary(msgspec.Struct, frozen=True):
     verdicts: list[SubjectVerdict]
     failures: list[Failure]
     warnings: list[str]
+    invalid: list[str]  # why the run's figures are not to be trusted
 
     @property
     def word(self) -> Word:
@@ -192,6 +194,7 @@ def summarise(records: Sequence[Record]) -> Summary:
     needed = max((iterations_needed(item.verdict) for item in verdicts), default=0)
     predictions = {record.model: record for record in records if isinstance(record, Prediction)}
     group = _group(readings)
+    advised = advise(records)
     return Summary(
         iterations_planned=run.plan.iterations,
         iterations_done=done,
@@ -210,7 +213,8 @@ def summarise(records: Sequence[Record]) -> Summary:
         major_faults=_sum(reading.memory.major_faults for reading in readings),
         verdicts=verdicts,
         failures=failures,
-        warnings=_warnings(records, readings),
+        warnings=[advice.line for advice in advised if not advice.invalid],
+        invalid=[advice.line for advice in advised if advice.invalid],
     )
 
 
@@ -245,67 +249,6 @@ def _all_transcribed(records: Sequence[Record], clips: set[str]) -> set[tuple[in
         if isinstance(record, Transcription):
             spoken.setdefault((record.iteration, record.model), set()).add(record.clip)
     return {turn for turn, those in spoken.items() if those >= clips}
-
-
-def _warnings(records: Sequence[Record], readings: Sequence[Reading]) -> list[str]:
-    warnings = [
-        f"{record.model} is left out from iteration {record.iteration} on: it {record.message}"
-        for record in records
-        if isinstance(record, Skip)
-    ]
-    slates = [record for record in records if isinstance(record, CleanSlate)]
-    if unclean := [record for record in slates if not record.clean]:
-        most = max(record.excess_bytes for record in unclean)
-        mapped = " or its file was still mapped" if any(record.mapped for record in unclean) else ""
-        warnings.append(
-            f"after {len(unclean)} of {len(slates)} unloads something of a model was left: up to "
-            f"{most / (1024 * 1024):.1f} MiB more than before the first load{mapped}"
-        )
-    warnings += _pressure_warnings(records)
-    swapped = max((reading.memory.swap_bytes for reading in readings), default=0)
-    if swapped:
-        warnings.append(
-            f"up to {swapped / _MIB:.1f} MiB of the worker were swapped out: "
-            "memory was short, and times suffer from it"
-        )
-    later = [reading for reading in readings if reading.iteration > 1]
-    faults = _sum(reading.memory.major_faults for reading in later) or 0
-    iterations = len({reading.iteration for reading in later})
-    if iterations and faults >= _MANY_FAULTS * iterations:
-        warnings.append(
-            f"{faults:,} page faults after the first iteration waited for a disk: "
-            "the machine cannot keep the weights in memory, and times suffer from it"
-        )
-    if any(reading.memory.peak_since == "start" for reading in readings):
-        warnings.append(
-            "peak memory is since the worker's start: the kernel did not let it be set back at each reading"
-        )
-    if any(reading.memory.source == "status" for reading in readings):
-        warnings.append("PSS and USS are unknown: this kernel has no smaps_rollup, or hides it")
-    if any(reading.malloc is None for reading in readings):
-        warnings.append("who holds the heap is unknown: the C library has no mallinfo2")
-    return warnings
-
-
-def _pressure_warnings(records: Sequence[Record]) -> list[str]:
-    """A line for each model whose load left less than a fifth of host, control group or limit."""
-    tight: dict[str, Budget] = {}
-    for record in records:
-        if isinstance(record, Budget) and record.pressure >= _PRESSURE:
-            before = tight.get(record.model)
-            tight[record.model] = max(record, before or record, key=lambda budget: budget.pressure)
-    lines = []
-    for model, budget in tight.items():
-        places = (
-            ("on the host", budget.host_bytes),
-            ("in the control group", budget.cgroup_bytes),
-            ("of the memory limit", budget.limit_bytes),
-        )
-        left = sorted((free, where) for where, free in places if free is not None)
-        needed = f"{model} needs {budget.need_bytes / _MIB:,.1f} MiB"
-        said = ", ".join(f"{free / _MIB:,.1f} MiB {where}" for free, where in left)
-        lines.append(f"{budget.pressure * 100:.0f} % pressure: {needed}; left before it: {said}")
-    return lines
 
 
 def _resident(readings: Sequence[Reading]) -> Resident | None:
@@ -436,10 +379,15 @@ def _verdicts(run: Run, records: Sequence[Record], readings: Sequence[Reading]) 
     else:
         last = len(labels) - 1
         subjects = {" + ".join(labels): [r for r in series if r.cycle % len(labels) == last]}
-    if plan.strategy is not Strategy.ISOLATE:
-        subjects = {name: _longest_stretch(series) for name, series in subjects.items()}
-    limit = min(run.machine.memory_limit_bytes, plan.memory_limit_bytes or run.machine.memory_limit_bytes)
     one_process = plan.strategy is not Strategy.ISOLATE
+    if one_process:
+        stretches = {name: _longest_stretch(series) for name, series in subjects.items()}
+        # Where workers are exchanged too often for a verdict on one, there is one on all, as with `isolate`.
+        one_process = plan.restart_above_bytes is None or any(
+            len(stretch) >= MINIMUM_ITERATIONS for stretch in stretches.values()
+        )
+        subjects = stretches if one_process else subjects
+    limit = min(run.machine.memory_limit_bytes, plan.memory_limit_bytes or run.machine.memory_limit_bytes)
     return [_subject_verdict(name, series, readings, limit, one_process) for name, series in subjects.items()]
 
 

@@ -235,9 +235,23 @@ class WorkerProcess:
         """Let the worker exit, and kill it if it does not."""
         if self._process.poll() is None:
             self.tell_to_exit()
+            self._await_exit()
+        self.kill()
+
+    def _await_exit(self) -> None:
+        """Wait until it has ended, to the moment: ``Popen.wait`` looks at growing intervals."""
+        try:
+            descriptor = os.pidfd_open(self._process.pid)
+        except OSError:  # Linux before 5.3 has none
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_EXIT_GRACE_S)
-        self.kill()
+            return
+        try:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            poll.poll(_EXIT_GRACE_S * 1000)
+        finally:
+            os.close(descriptor)
 
     def tell_to_exit(self) -> None:
         """Ask it to end, and do not wait."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from asrswitch.commands.run import _parser
 from support import ROOT, wait_for
 
 Completed = subprocess.CompletedProcess[str]
@@ -35,6 +37,13 @@ def test_help_fits_a_screen_and_shows_examples() -> None:
     lines = [line.strip() for line in done.stdout.splitlines()]
     assert "python -m asrswitch --iters 50" in lines  # each example on a line of its own
     assert "130 stopped by Ctrl-C" in done.stdout
+
+
+def test_help_names_every_option_there_is() -> None:
+    done = asrswitch("--help")
+    for option in _parser()._option_string_actions:
+        assert re.search(rf"(?<![-\w]){option}(?![-\w])", done.stdout), option
+    assert asrswitch("run", "--help").stdout == done.stdout
 
 
 @pytest.mark.parametrize(

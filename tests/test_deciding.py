@@ -35,6 +35,7 @@ def test_a_flat_run_ends_with_its_first_verdict(
     assert summary.iterations_done == FIRST_LOOK + (strategy != "reload")
 
 
+@pytest.mark.slow
 def test_a_leak_is_confirmed_before_it_ends_the_run(
     run: Run_, script: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from asrswitch.errors import UsageError
-from asrswitch.plan import Options, Strategy, make_out_directory, make_plan, make_plans
+from asrswitch.plan import Options, Strategy, make_out_directory, make_plan
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 
@@ -175,44 +175,9 @@ def test_restart_above_nothing_is_always(model: str, clip: Path) -> None:
     assert plan_of(model, clip).restart_above_bytes is None
 
 
-def options_of(model: str, clip: Path, **options: object) -> Options:
-    given = {"iterations": "20", "models": [f"m={model}"], "audio": [str(clip)], "out": "/o"} | options
-    return Options(**given)  # type: ignore[arg-type]
-
-
-def test_all_strategies_are_runs_beside_each_other_of_rounds_that_bear_a_verdict(
-    model: str, clip: Path
-) -> None:
-    plans = make_plans(options_of(model, clip, strategy="all", iterations="50"), {}, NOW)
-    assert [plan.strategy for plan in plans] == list(Strategy)
-    assert [plan.out for plan in plans] == [f"/o/{strategy.value}" for strategy in Strategy]
-    assert {plan.rounds for plan in plans} == {4} and {plan.iterations for plan in plans} == {50}
-    for iterations, rounds in (("1", 1), ("23", 1), ("24", 2), ("500", 5)):
-        plans = make_plans(options_of(model, clip, strategy="all", iterations=iterations), {}, NOW)
-        assert {plan.rounds for plan in plans} == {rounds}
-    (alone,) = make_plans(options_of(model, clip), {}, NOW)
-    assert (alone.out, alone.rounds, alone.variant) == ("/o", 1, None)
-
-
-def test_allocators_differ_in_the_workers_environment_alone(model: str, clip: Path) -> None:
-    plans = {plan.variant: plan for plan in make_plans(options_of(model, clip, allocator="all"), {}, NOW)}
-    assert plans["glibc"].environment == {}
-    assert plans["arenas-2"].environment == {"MALLOC_ARENA_MAX": "2"}
-    assert plans["mmap-128k"].environment == {"MALLOC_MMAP_THRESHOLD_": "131072"}
-    for name in {"jemalloc", "tcmalloc"} & plans.keys():
-        assert Path(plans[name].environment["LD_PRELOAD"]).is_file()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"strategy": "all", "allocator": "all"},
-        {"strategy": "all", "iterations": "auto"},
-        {"allocator": "all", "iterations": "auto:30m"},
-        {"switches_per_hour": 0.0},
-        {"switches_per_hour": float("nan")},
-    ],
-)
-def test_what_excludes_each_other_is_refused(model: str, clip: Path, options: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match="--"):
-        make_plans(options_of(model, clip, **options), {}, NOW)
+def test_what_a_run_is_called_and_what_is_to_be_known_of_it(model: str, clip: Path) -> None:
+    plan = plan_of(model, clip, label="before", metadata=["host=a=b", "note="])
+    assert (plan.label, plan.metadata) == ("before", {"host": "a=b", "note": ""})
+    for word in ("note", "=x"):
+        with pytest.raises(UsageError, match="--metadata"):
+            plan_of(model, clip, metadata=[word])

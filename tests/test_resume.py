@@ -56,6 +56,7 @@ def readings_after_unload(records: list[Record]) -> list[tuple[int, str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "number"),
     [
@@ -97,6 +98,7 @@ def test_a_run_that_was_ended_goes_on_and_is_whole(
     assert again.returncode == 2 and "complete" in again.stderr
 
 
+@pytest.mark.slow
 def test_runs_that_take_turns_go_on_where_each_was(
     command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -110,6 +112,7 @@ def test_runs_that_take_turns_go_on_where_each_was(
         assert (summary.iterations_done, summary.finished) == (20, "complete")
 
 
+@pytest.mark.slow
 def test_a_run_until_decided_goes_on_to_its_verdict(
     command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
 ) -> None:

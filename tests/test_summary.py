@@ -333,7 +333,7 @@ def test_a_load_that_leaves_less_than_a_fifth_is_warned_of(pressure: float, warn
     summary = summarise([run_of(1), tight, budget(1, "b", 0.1)])
     said = [
         "80 % pressure: a needs 100.0 MiB; left before it: 105.0 MiB of the memory limit, "
-        "110.0 MiB in the control group, 900.0 MiB on the host"
+        "110.0 MiB in the control group, 900.0 MiB on the host; a smaller context, clip or model needs less"
     ]
     assert summary.warnings == said * warned
     assert summary.budgets is not None and summary.budgets.highest == tight
@@ -401,15 +401,15 @@ def test_many_page_faults_are_warned_of_after_the_first_iteration(faults: int, w
     assert summary.major_faults == 10_000 + 2 * faults
     said = [
         "10 page faults after the first iteration waited for a disk: "
-        "the machine cannot keep the weights in memory, and times suffer from it"
+        "the machine cannot keep the weights in memory, times suffer; free memory, or use --lock"
     ]
-    assert summary.warnings == said * warned
+    assert [warning for warning in summary.warnings if "faults" in warning] == said * warned
 
 
 def test_swap_is_warned_of() -> None:
     records = with_memory(cycle(0, "a"), "after_infer", swap_bytes=3 * MIB)
-    (warning,) = summarise([run_of(1), *records]).warnings
-    assert warning.startswith("up to 3.0 MiB of the worker were swapped out")
+    (reason,) = summarise([run_of(1), *records]).invalid
+    assert reason.startswith("up to 3.0 MiB of the worker were swapped out")
 
 
 def test_what_sampling_cost_and_slow_settling_are_told() -> None:
@@ -486,5 +486,5 @@ def test_logs_of_before_there_were_budgets_say_nothing_of_them() -> None:
     unknown = (summary.budgets, summary.group, summary.sampling, summary.settle_ms, summary.start_ms)
     assert unknown == (None,) * 5
     assert (summary.major_faults, summary.memory_limit_bytes, summary.resumed) == (None, None, 0)
-    for word in ("prediction", "budget", "control group", "sampling", "memory came", "resumed", "warning"):
+    for word in ("prediction", "budget", "control group", "sampling", "memory came", "resumed"):
         assert not lines(summary, word)

@@ -17,7 +17,7 @@ from asrswitch.errors import UsageError, printable
 from asrswitch.memory.guard import MachineLock
 
 PLAIN_WIDTH = 160
-FAILURE, LEAK, INCONCLUSIVE = 1, 3, 4
+FAILURE, LEAK, INCONCLUSIVE, INVALID = 1, 3, 4, 5
 
 
 class Parser(argparse.ArgumentParser):

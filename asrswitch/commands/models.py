@@ -1,7 +1,8 @@
-"""Make model files, and look into them."""
+"""Get and make model files, and look into them."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
@@ -14,6 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from asrswitch.catalogue.fetch import fetch
+from asrswitch.catalogue.listing import Listed, list_models
+from asrswitch.catalogue.published import DEFAULT_TYPE
 from asrswitch.commands.common import Parser
 from asrswitch.convert import TYPES, convert
 from asrswitch.convert.synth import PRESETS, synthesise
@@ -29,11 +33,37 @@ from asrswitch.model_facts import describe, describe_memory, model_facts
 from asrswitch.plan import DEFAULT_MAX_NEW_TOKENS
 from asrswitch.worker_process import StoppedError, StopSignals
 
+_EPILOG = """\
+examples:
+  python -m asrswitch models fetch 0.6B && python -m asrswitch --iters 50 -m 0.6B
+  python -m asrswitch models convert Qwen3-ASR-0.6B/ 0.6b.bin --type q4_0
+"""
+_FETCH_EPILOG = """\
+The models directory is ASRSWITCH_MODELS, or asrswitch/models in the user's cache (XDG_CACHE_HOME, ~/.cache).
+What broke off goes on where it was. HF_ENDPOINT and MODELSCOPE_DOMAIN name mirrors, HF_TOKEN says who asks.
+"""
+
 
 def main(words: Sequence[str]) -> int:
-    """Convert, synthesise or show a model file."""
-    parser = Parser(prog="python -m asrswitch models", description="Make model files, and look into them.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="convert|synth|show")
+    """Fetch, list, convert, synthesise or show models."""
+    parser = Parser(
+        prog="python -m asrswitch models",
+        description="Get and make model files, and look into them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="fetch|list|convert|synth|show")
+    fetched = verbs.add_parser(
+        "fetch",
+        help="a published model, into the models directory; what is not published is made from a checkpoint",
+        epilog=_FETCH_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fetched.add_argument("name", metavar="NAME", help="0.6B, 1.7B, or a checkpoint; see `models list`")
+    fetched.add_argument("--type", choices=TYPES, help=f"of the matrices (default {DEFAULT_TYPE})")
+    fetched.add_argument("--dest", type=Path, metavar="DIR", help="instead of the models directory")
+    listed = verbs.add_parser("list", help="which models are here, and which can be fetched")
+    listed.add_argument("--json", action="store_true", help="the same as JSON")
     checkpoint = verbs.add_parser("convert", help="a .bin file from a Hugging Face checkpoint")
     checkpoint.add_argument(
         "checkpoint", metavar="HF_DIR", type=Path, help="directory with config.json and safetensors"
@@ -60,8 +90,12 @@ def main(words: Sequence[str]) -> int:
     if given.verb == "show":
         options = MemoryOptions(given.clip, given.context, given.threads, given.max_new_tokens)
         return _show_model(given.file, make_question(options, os.environ), given.json)
+    if given.verb == "list":
+        return _show_list(given.json)
     with _raising_on_sigterm(), _transfer_bar() as progress:
-        if given.verb == "convert":
+        if given.verb == "fetch":
+            fetch(given.name, given.type, given.dest, os.environ, _say, progress)
+        elif given.verb == "convert":
             convert(given.checkpoint, given.output, given.type, progress)
         else:
             synthesise(given.output, given.preset, TYPES[given.type], given.seed, progress)
@@ -117,3 +151,29 @@ def _show_model(path: Path, question: MemoryQuestion, as_json: bool) -> int:
         for name, value in lines:
             print(f"  {name:{width}}  {value}")
     return 0
+
+
+def _say(line: str) -> None:
+    print(printable(line), flush=True)
+
+
+def _show_list(as_json: bool) -> int:
+    models = list_models(os.environ)
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(models)).decode())
+        return 0
+    rows = [("name", "type", "state", "bytes", "licence", "where"), *(_row(model) for model in models)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        name, type, state, size, licence = (
+            f"{text:>{width}}" if column == 3 else f"{text:{width}}"
+            for column, (text, width) in enumerate(zip(row, widths, strict=False))
+        )
+        print(f"{name}  {type}  {state}  {size}  {licence}  {row[-1]}")
+    return 0
+
+
+def _row(model: Listed) -> tuple[str, ...]:
+    size = "" if model.bytes is None else f"{model.bytes:,}"
+    licence, where = model.licence or "", printable(model.where)
+    return printable(model.name), model.type or "", model.state.value, size, licence, where

@@ -1,76 +1,102 @@
-"""Show runs."""
+"""Show runs: on the terminal, or as Markdown, CSV, JSON or an HTML file."""
 
 from __future__ import annotations
 
-import warnings
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
-from asrswitch.allocators import compare_allocators
-from asrswitch.commands.common import FAILURE, INCONCLUSIVE, LEAK, Parser, console
-from asrswitch.errors import printable
-from asrswitch.plan import LOG_NAME, Need, make_need
-from asrswitch.records import TornLineWarning, read_log
-from asrswitch.report.console import render_allocators, render_strategies, render_summary, show
-from asrswitch.resume import find_logs, plan_of, sort_runs
+from asrswitch.commands.common import FAILURE, INCONCLUSIVE, INVALID, LEAK, Parser, console
+from asrswitch.convert.atomic import atomic_output
+from asrswitch.errors import UsageError, printable
+from asrswitch.plan import make_need
+from asrswitch.report.console import show
+from asrswitch.report.runs import Report, read_report
+from asrswitch.report.tables import parts, to_csv, to_json, to_markdown, to_text
 from asrswitch.stats.verdict import Word
-from asrswitch.strategies import compare_strategies
-from asrswitch.summary import Summary, summarise
+from asrswitch.summary import Summary
+
+HTML_NAME = "report.html"
+_FORMATS = ("text", "md", "csv", "json", "html")
+_ROWS = ("models", "turns")
+_EXAMPLES = """examples:
+  python -m asrswitch report runs/20260101-120000
+  python -m asrswitch report runs/20260101-120000 --format html
+  python -m asrswitch report runs/20260101-120000 --format csv --rows turns -o turns.csv
+"""
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the tables of a run, or the comparison of several, from their logs."""
-    parser = Parser(prog="python -m asrswitch report", description="Print the tables of an earlier run.")
+    """Show a run, or the comparison of several, made anew from their logs."""
+    parser = Parser(
+        prog="asrswitch report",
+        description="Show an earlier run, made anew from its log; of several that took turns, compare them.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run's --out directory, or its log")
+    parser.add_argument(
+        "-f",
+        "--format",
+        choices=_FORMATS,
+        default="text",
+        help="default: text; html writes RUN_DIR/report.html",
+    )
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", type=Path, help="write there; default: standard output"
+    )
+    parser.add_argument(
+        "--rows", choices=_ROWS, help="of csv: one row a model (default), or one a transcription"
+    )
     parser.add_argument("--memory-limit", metavar="SIZE", help="recommend a strategy for so much memory")
     parser.add_argument(
         "--switches-per-hour", type=float, metavar="N", help="recommend a strategy for so many switches"
     )
     parser.add_argument(
-        "--check", action="store_true", help="exit 1 on failures, 3 on a leak, 4 when inconclusive"
+        "--check",
+        action="store_true",
+        help="exit 1 on failures, 5 when not to be trusted, 3 on a leak, 4 when inconclusive",
     )
     given = parser.parse_args(words)
-    need = make_need(given.memory_limit, given.switches_per_hour)
-    summaries = show_runs(console(), given.run_dir, need)
-    return exit_code(summaries, check=True) if given.check else 0
+    if given.rows and given.format != "csv":
+        raise UsageError(f"--rows {given.rows} with --format {given.format}: it is of csv; add --format csv")
+    report = read_report(given.run_dir, make_need(given.memory_limit, given.switches_per_hour))
+    _write(report, given.format, given.rows or "models", given.out)
+    return exit_code(report.summaries, check=True) if given.check else 0
 
 
-def show_runs(terminal: Console, path: Path, need: Need | None = None) -> list[Summary]:
-    """Show a run, or the comparison of those that took turns; ``need`` is what that is to recommend for."""
-    logs = [path] if path.is_file() else find_logs(path) or [path / LOG_NAME]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TornLineWarning)
-        runs = sort_runs([read_log(log) for log in logs])
-    summaries = [summarise(records) for records in runs]
-    plans = [plan_of(records) for records in runs]
-    if len(runs) == 1:
-        show(terminal, render_summary(summaries[0]))
-    elif len({plan.strategy for plan in plans}) > 1:
-        need = need or Need(plans[0].memory_limit_bytes, plans[0].switches_per_hour)
-        comparison = compare_strategies(
-            list(zip(plans, summaries, strict=True)), need.memory_limit_bytes, need.switches_per_hour
-        )
-        show(terminal, render_strategies(comparison))
-    else:
-        names = [plan.allocator for plan in plans]
-        show(terminal, render_allocators(compare_allocators(list(zip(names, summaries, strict=True)))))
-    parts = [Text(f"warning: {printable(str(warning.message))}", style="yellow") for warning in caught]
-    place = f"log: {printable(str(logs[0]))}"
-    if len(logs) > 1:
-        shown = printable(str(path))
-        place = f"logs: {shown}/*/{LOG_NAME}; `report {shown}/NAME` shows one run"
-    show(terminal, [*parts, Text(place)])
-    return summaries
+def _write(report: Report, form: str, rows: str, out: Path | None) -> None:
+    if form == "text" and out is None:
+        show(console(), parts(report))
+        return
+    if form == "html" and out is None:
+        out = (report.path if report.path.is_dir() else report.path.parent) / HTML_NAME
+    content = _render(report, form, rows)
+    if out is None:
+        print(content, end="")
+        return
+    with atomic_output(out) as file:
+        file.write(content.encode())
+    print(printable(str(out)))
+
+
+def _render(report: Report, form: str, rows: str) -> str:
+    if form == "html":
+        from asrswitch.report.html import render_html  # slow to import
+
+        return render_html(report)
+    if form == "csv":
+        return to_csv(report, each_turn=rows == "turns")
+    return {"text": to_text, "md": to_markdown, "json": to_json}[form](report)
 
 
 def exit_code(summaries: Sequence[Summary], check: bool) -> int:
-    """1 where something failed; with ``check``, 3 where memory leaks and 4 where that is not decided."""
+    """1 for a failure; with ``check`` 5 for figures not to be trusted, 3 for a leak, 4 for no verdict."""
     if any(summary.failures for summary in summaries):
         return FAILURE
-    words = {summary.word for summary in summaries}
     if not check:
         return 0
+    if any(summary.invalid for summary in summaries):
+        return INVALID
+    words = {summary.word for summary in summaries}
     return LEAK if Word.LEAK in words else INCONCLUSIVE if Word.INCONCLUSIVE in words else 0

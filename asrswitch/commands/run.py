@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,66 +17,96 @@ from rich.text import Text
 
 from asrswitch import __version__, audio
 from asrswitch.commands.common import Parser, alone, console
-from asrswitch.commands.report import exit_code, show_runs
+from asrswitch.commands.report import exit_code
+from asrswitch.convert.atomic import atomic_output
 from asrswitch.errors import AsrSwitchError, LogError, UsageError
+from asrswitch.experiment import read_experiment
 from asrswitch.interleave import n_cycles_over, take_turns
 from asrswitch.native.locate import VARIABLE, find_library
 from asrswitch.plan import (
-    ALL,
     ALLOCATORS,
     DEFAULT_MAX_NEW_TOKENS,
     DEFAULT_SAMPLE_HZ,
     DEFAULT_TIMEOUT_S,
     LOG_NAME,
     Options,
-    Order,
     Plan,
     Strategy,
-    Trimming,
     make_out_directory,
-    make_plans,
 )
 from asrswitch.records import LogWriter, Record
 from asrswitch.report.console import render_schedule, show
 from asrswitch.report.progress import RunProgress
+from asrswitch.report.runs import read_report
+from asrswitch.report.tables import parts, to_json
 from asrswitch.resume import Earlier, read_interrupted
 from asrswitch.runner import Runner
 from asrswitch.schedule import make_schedule
 from asrswitch.stats.sequential import FIRST_LOOK
+from asrswitch.summary import Summary
+from asrswitch.variants import make_plans, make_varying
 from asrswitch.worker_process import StopSignals
 
-_DESCRIPTION = (
-    "Switch between speech models again and again; measure what it costs and whether the memory comes back."
-)
-_EPILOG = f"""\
-other commands: report RUN_DIR, bench, leak-check, models convert|synth|show; each has its own --help
-examples:
+# Options that are read here, or that make several plans of one set of options.
+_OF_THE_COMMAND = ("resume", "experiment", "check", "dry_run", "quiet", "json")
+_NOT_OF_A_PLAN = {"threads", "strategy", "allocator", "library", *_OF_THE_COMMAND}
+_HELP = f"""\
+usage: asrswitch [run] --iters N [options]            `python -m asrswitch` does the same
+
+Switch between speech models again and again; measure what it costs and whether the memory comes back.
+
+  -r, --iters N            turns of each model; auto, auto:500, auto:30m: until the verdict is decided
+  -m, --model LABEL=PATH   repeatable; default: the two embedded ones
+  -a, --audio FILE         repeatable; default: an embedded telephone number
+      --reference TEXT     or @FILE, one a clip; default: .txt beside it
+      --language NAME      force it: Chinese, zh, English, en, and so on
+  -t, --threads N          default: the physical cores this process may use
+  -c, --context TOKENS     size of the KV cache; default: the model's
+  -n, --max-new-tokens N   default: {DEFAULT_MAX_NEW_TOKENS}
+  -s, --strategy NAME      {", ".join(s.value for s in Strategy)}, or all
+      --allocator NAME     {", ".join(ALLOCATORS)}, or all
+  -l, --library FILE       another library with the same C interface; repeatable
+      --memory-limit SIZE  of a worker, as 300M or 2G; models are held to it
+      --restart-above SIZE    larger models get a fresh worker; default: where memory is tight
+      --switches-per-hour N   what to recommend a strategy for
+      --order NAME         small-first (default), given, or shuffle by --seed N
+      --preload, --lock    read the whole model file ahead while loading; pin the weights in memory
+      --trim NAME          after unloads: probe a copy (default), always, never
+      --sample-hz N        samples of memory between readings; default: {DEFAULT_SAMPLE_HZ:g}
+      --timeout S          for a phase; default: {DEFAULT_TIMEOUT_S:g} s
+      --allow-concurrent   run beside others that measure here
+  -o, --out DIR            for the log; default: runs/<time>
+      --resume DIR         go on with the interrupted run of that --out
+      --experiment FILE    options from a TOML file; those of the command line win
+      --label TEXT, --metadata KEY=VALUE   written down with the run
+      --check              exit 3 on a leak, 4 when inconclusive, 5 when the run is not to be trusted
+      --quiet, --json      nothing but the result; the result as JSON
+      --dry-run, --version, -h, --help
+
+Lists as in -t 1,2 or -s reload,isolate, and -l twice, make runs that take turns and are compared.
+Other verbs: transcribe, bench, leak-check, report, compare, models, doctor; each has its own --help.
   python -m asrswitch --iters 50
-  python -m asrswitch --iters auto --model small=s.bin --model large=l.bin --check
-environment: INFERENCE_THREADS, CONTEXT_LENGTH, ASR_LANGUAGE, {VARIABLE} stand in for absent options.
-exit codes: 0 done, 1 failure, 2 usage, 130 stopped by Ctrl-C, 143 by SIGTERM; --check: 3 leak, 4 inconclusive
+  python -m asrswitch --iters auto -m small=s.bin -m large=l.bin --check
+Environment, for absent options: INFERENCE_THREADS, CONTEXT_LENGTH, ASR_LANGUAGE, {VARIABLE}.
+Exit codes: 0 done, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM;
+with --check 3 leak, 4 inconclusive, 5 invalid.
 """
 
 
 def main(words: Sequence[str]) -> int:
     """Make a run, or several that take turns, or go on with them."""
-    parser = _run_parser()
-    given = parser.parse_args(words)
-    earlier = _earlier(parser, given) if given.resume is not None else []
-    plans = [run.plan for run in earlier] or make_plans(_options(given), os.environ, datetime.now())
+    given = vars(_parser().parse_args(words))
+    earlier = _earlier(given) if "resume" in given else []
+    options = _merge(given)
+    plans = [run.plan for run in earlier] or _plans(options)
     logs = [list(run.records) for run in earlier] or [[] for _ in plans]
     terminal = console()
-    if given.dry_run:
-        for plan in plans:
-            if plan.until_decided:
-                plan = msgspec.structs.replace(plan, iterations=min(plan.iterations, FIRST_LOOK))
-                show(
-                    terminal,
-                    [Text(f"the first {plan.iterations} iterations; until decided there may be more")],
-                )
-            show(terminal, render_schedule(plan, make_schedule(plan)))
+    if options.get("dry_run"):
+        _show_schedules(terminal, plans)
         return 0
-    library = find_library(earlier[0].library if earlier else given.library, os.environ)
+    libraries = [find_library(plan.library, os.environ) for plan in plans]
+    if earlier:
+        libraries = [find_library(run.library, os.environ) for run in earlier]
     directory = Path(plans[0].out) if plans[0].variant is None else Path(plans[0].out).parent
     ended_by: AsrSwitchError | None = None
     with (
@@ -86,36 +116,59 @@ def main(words: Sequence[str]) -> int:
     ):
         clips = [audio.prepare(Path(clip.path), Path(scratch)) for clip in plans[0].clips]
         paths = [make_out_directory(plan.out, resume=bool(earlier)) / LOG_NAME for plan in plans]
-        try:
-            _run_in_turns(plans, logs, paths, library, clips, stop, terminal)
-        except AsrSwitchError as error:
-            ended_by = error
+        calm = options.get("quiet") or options.get("json")
+        with RunProgress(terminal, plans, n_cycles_over(logs), quiet=bool(calm)) as progress:
+            try:
+                _run_in_turns(plans, libraries, logs, paths, clips, stop, progress)
+            except AsrSwitchError as error:
+                ended_by = error
+    as_json = bool(options.get("json"))
     if ended_by:
         with contextlib.suppress(LogError):  # it may hold nothing at all
-            show_runs(terminal, directory)
+            _show(terminal, directory, as_json)
         raise ended_by
-    summaries = show_runs(terminal, directory)
+    summaries = _show(terminal, directory, as_json)
     if failures := [failure for summary in summaries for failure in summary.failures]:
         first, count = failures[0], sum(failure.attempt == 1 for failure in failures)
         where = f"iteration {first.iteration}, {first.model}, {first.phase}"
         raise AsrSwitchError(f"{count} failure{'s' * (count > 1)}; the first: {where}: {first.message}")
-    return exit_code(summaries, check=given.check)
+    return exit_code(summaries, check=bool(options.get("check")))
+
+
+def _show(terminal: Console, directory: Path, as_json: bool) -> list[Summary]:
+    """Print the result, and leave it beside the log as ``summary.json``."""
+    result = read_report(directory)
+    content = to_json(result)
+    if as_json:
+        print(content, end="")
+    else:
+        show(terminal, parts(result))
+    with atomic_output(directory / "summary.json") as file:
+        file.write(content.encode())
+    return result.summaries
+
+
+def _show_schedules(terminal: Console, plans: Sequence[Plan]) -> None:
+    for plan in plans:
+        if plan.until_decided:
+            plan = msgspec.structs.replace(plan, iterations=min(plan.iterations, FIRST_LOOK))
+            show(terminal, [Text("the first look at the verdict comes after these; there may be more")])
+        show(terminal, render_schedule(plan, make_schedule(plan)))
 
 
 def _run_in_turns(
     plans: Sequence[Plan],
+    libraries: Sequence[Path],
     logs: Sequence[list[Record]],
     paths: Sequence[Path],
-    library: Path,
     clips: Sequence[audio.PreparedClip],
     stop: StopSignals,
-    terminal: Console,
+    progress: RunProgress,
 ) -> None:
     """Run plans stretch by stretch; ``logs`` are their earlier records, and grow where that is looked at."""
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(RunProgress(terminal, plans, n_cycles_over(logs)))
         runners = []
-        for plan, log, path in zip(plans, logs, paths, strict=True):
+        for plan, library, log, path in zip(plans, libraries, logs, paths, strict=True):
             writer = stack.enter_context(LogWriter(path, resume=bool(log)))
             observers = [progress.observer(plan), *([log.append] if plan.until_decided else [])]
             runner = Runner(plan, library, clips, writer, stop, observers, earlier=log)
@@ -124,89 +177,78 @@ def _run_in_turns(
             runners[run].run(cycles)
 
 
-def _options(given: argparse.Namespace) -> Options:
-    if given.iters is None:
+def _merge(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the command line gives, and what its experiment file gives besides."""
+    if "experiment" not in given:
+        return dict(given)
+    return {**read_experiment(Path(given["experiment"])), **given}
+
+
+def _plans(options: Mapping[str, Any]) -> list[Plan]:
+    if "iters" not in options:
         raise UsageError("--iters is missing: give a number of iterations, or auto; see --help")
-    return Options(
-        iterations=given.iters,
-        models=given.model,
-        audio=given.audio,
-        references=given.reference,
-        threads=given.threads,
-        context=given.context,
-        language=given.language,
-        strategy=given.strategy,
-        max_new_tokens=given.max_new_tokens,
-        timeout_s=given.timeout,
-        out=given.out,
-        preload=given.preload,
-        lock=given.lock,
-        trim=given.trim,
-        sample_hz=given.sample_hz,
-        order=given.order,
-        seed=given.seed,
-        allow_concurrent=given.allow_concurrent,
-        allocator=given.allocator,
-        memory_limit=given.memory_limit,
-        restart_above=given.restart_above,
-        switches_per_hour=given.switches_per_hour,
+    names = {"iters": "iterations", "model": "models", "reference": "references", "timeout": "timeout_s"}
+    plain = {names.get(name, name): value for name, value in options.items() if name not in _NOT_OF_A_PLAN}
+    varying = make_varying(
+        options.get("strategy", Strategy.RELOAD.value),
+        options.get("allocator", ALLOCATORS[0]),
+        options.get("threads"),
+        options.get("library", ()),
     )
+    return make_plans(Options(**plain), varying, os.environ, datetime.now())
 
 
-def _earlier(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[Earlier]:
+def _earlier(given: Mapping[str, Any]) -> list[Earlier]:
     """The runs to go on with; they go on as they began, so that no other option has a meaning."""
-    defaults = vars(parser.parse_args([]))
-    for name, value in vars(given).items():
-        if value != defaults[name] and name not in ("resume", "check", "dry_run"):
+    for name in given:
+        if name not in ("resume", "check", "dry_run", "quiet", "json"):
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{option} with --resume: the run goes on as it began; leave {option} out")
-    return read_interrupted(Path(given.resume))
+    return read_interrupted(Path(given["resume"]))
 
 
-def _run_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m asrswitch",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        # Wide enough for the longest option, so that each has one line and all fit a screen.
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=25),
-        usage="%(prog)s --iters N [options]",
-    )
+class _RunParser(Parser):
+    """Options that were not given are absent, so that an experiment file can give them."""
+
+    def __init__(self) -> None:
+        super().__init__(prog="asrswitch", argument_default=argparse.SUPPRESS)
+
+    def format_help(self) -> str:
+        return _HELP
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _RunParser()
     add = parser.add_argument
-    several: Any = {"action": "append", "default": []}
-    add("--iters", metavar="N", help="turns of each model; auto[:500|:30m] until decided")
-    add("--model", **several, metavar="LABEL=PATH", help="repeatable; default: the two embedded ones")
-    add("--audio", **several, metavar="FILE", help="repeatable; default: an embedded telephone number")
-    add("--reference", **several, metavar="TEXT", help="or @FILE, one a clip; default: .txt beside it")
-    add("--language", metavar="NAME", help="force it: Chinese, zh, English, en, and so on")
-    add("--threads", type=int, metavar="N", help="default: the physical cores this process may use")
-    add("--context", type=int, metavar="TOKENS", help="size of the KV cache; default: the model's")
-    tokens = DEFAULT_MAX_NEW_TOKENS
-    add("--max-new-tokens", type=int, default=tokens, metavar="N", help="default: %(default)s")
-    strategies, allocators = [*(s.value for s in Strategy), ALL], [*ALLOCATORS, ALL]
-    add("--strategy", choices=strategies, default="reload", metavar="NAME",
-        help="reload (default), restart, resident, isolate, all")  # fmt: skip
-    add("--allocator", choices=allocators, default=ALLOCATORS[0], metavar="NAME",
-        help=", ".join(allocators))  # fmt: skip
-    add("--memory-limit", metavar="SIZE", help="of a worker, as 300M or 2G; models are held to it")
-    add("--restart-above", metavar="SIZE", help="fresh worker for larger models; default: if tight")
-    add("--switches-per-hour", type=float, metavar="N", help="what to recommend a strategy for")
-    add("--order", choices=[o.value for o in Order], default=Order.SMALL_FIRST.value, metavar="NAME",
-        help="small-first (default), given, or shuffle by --seed")  # fmt: skip
-    add("--seed", type=int, default=0, metavar="N", help="of shuffle; default: %(default)s")
-    add("--allow-concurrent", action="store_true", help="run beside others that measure here")
-    add("--preload", action="store_true", help="read the whole model file ahead while loading")
-    add("--lock", action="store_true", help="pin the weights in memory")
-    add("--trim", choices=[t.value for t in Trimming], default=Trimming.PROBE.value, metavar="NAME",
-        help="after unloads: probe a copy (default), always, never")  # fmt: skip
-    add("--sample-hz", type=float, default=DEFAULT_SAMPLE_HZ, metavar="N",
-        help="samples of memory between readings; default: %(default)g")  # fmt: skip
-    add("--out", metavar="DIR", help="for the log; default: runs/<time>")
-    add("--resume", metavar="DIR", help="go on with the interrupted run of that --out")
-    add("--library", metavar="FILE", help="another library with the same C interface")
-    timeout = DEFAULT_TIMEOUT_S
-    add("--timeout", type=float, default=timeout, metavar="S", help="for a phase; default: %(default)g s")
-    add("--check", action="store_true", help="exit 3 on a leak, 4 when inconclusive")
-    add("--dry-run", action="store_true", help="print the schedule and stop")
-    add("--version", action="version", version=f"asrswitch {__version__}", help="print it and stop")
+    for names in (
+        ("-r", "--iters"),
+        ("--language",),
+        ("-t", "--threads"),
+        ("-s", "--strategy"),
+        ("--allocator",),
+        ("--memory-limit",),
+        ("--restart-above",),
+        ("--order",),
+        ("--trim",),
+        ("-o", "--out"),
+        ("--resume",),
+        ("--experiment",),
+        ("--label",),
+    ):
+        add(*names)
+    for names in (
+        ("-m", "--model"),
+        ("-a", "--audio"),
+        ("--reference",),
+        ("-l", "--library"),
+        ("--metadata",),
+    ):
+        add(*names, action="append")
+    for names in (("-c", "--context"), ("-n", "--max-new-tokens"), ("--seed",)):
+        add(*names, type=int)
+    for name in ("--switches-per-hour", "--sample-hz", "--timeout"):
+        add(name, type=float)
+    for name in ("--preload", "--lock", "--allow-concurrent", "--check", "--quiet", "--json", "--dry-run"):
+        add(name, action="store_true")
+    add("--version", action="version", version=f"asrswitch {__version__}")
     return parser

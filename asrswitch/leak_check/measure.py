@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import msgspec
 
 from asrswitch.audio import prepare
 from asrswitch.errors import AsrSwitchError
+from asrswitch.instruction_sets import used
 from asrswitch.leak_check import valgrind
 from asrswitch.leak_check.dhat import read_dhat
 from asrswitch.leak_check.mappings import Mappings
@@ -33,7 +33,6 @@ from asrswitch.worker_process import (
     worker_program,
 )
 
-_KERNELS = re.compile(r"kernels: (\w+), threads: \d+", re.ASCII)
 _ENDINGS = {Tool.MEMCHECK: "xml", Tool.MASSIF: "out", Tool.DHAT: "json"}
 # After each cycle under massif: longer than its snapshots lie apart, so that the next allocation brings one.
 _REST_S, _REST_SHARE = 0.15, 0.05
@@ -220,4 +219,4 @@ def _make_cycle(process: WorkerProcess, plan: LeakCheckPlan, model: Model, clip:
     process.request(load, Done, plan.timeout_s)
     heard = process.request({"command": "transcribe", "audio": clip}, Transcribed, plan.timeout_s)
     process.request({"command": "unload"}, Done, plan.timeout_s)
-    return {match[1] for line in heard["statistics"] if (match := _KERNELS.fullmatch(line))}
+    return {name} if (name := used(heard["statistics"])) else set()

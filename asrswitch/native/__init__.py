@@ -30,6 +30,8 @@ ffi.cdef(
     void chatllm_restart(struct chatllm_obj *obj, const char *utf8_sys_prompt);
     void chatllm_show_statistics(struct chatllm_obj *obj);
     int chatllm_destroy(struct chatllm_obj *obj);
+    // Some libraries with this interface have none of the functions that follow.
+    void chatllm_abort_generation(struct chatllm_obj *obj);
     const char *chatllm_ext_ceiling_isa(const char *kind);
     int chatllm_ext_measure_ceiling(
         const char *kind, int n_threads, int n_slices, double slice_ms, double *rates);

@@ -66,6 +66,7 @@ def render_summary(summary: Summary) -> list[RenderableType]:
     parts += [_verdict_lines(item) for item in summary.verdicts]
     parts += _drift_lines(summary.models)
     parts += _failure_lines(summary.failures, summary.memory_limit_bytes)
+    parts += [Text(f"INVALID: {reason}", style="bold red") for reason in summary.invalid]
     parts += [Text(f"warning: {warning}", style="yellow") for warning in summary.warnings]
     return parts
 

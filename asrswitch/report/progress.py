@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from asrswitch.plan import Plan
@@ -24,9 +31,10 @@ _RELEASES = {ReleaseKind.DESTROY: "unload", ReleaseKind.RESTART: "restart", Rele
 class RunProgress:
     """Shows runs as their records come: one line that changes on a terminal, one line a cycle elsewhere."""
 
-    def __init__(self, console: Console, plans: Sequence[Plan], done: int = 0) -> None:
-        """``done`` cycles of all runs were over before."""
+    def __init__(self, console: Console, plans: Sequence[Plan], done: int = 0, quiet: bool = False) -> None:
+        """``done`` cycles of all runs were over before; a ``quiet`` one shows nothing."""
         self._console = console
+        self._quiet = quiet
         self._of = "?" if plans[0].until_decided else str(sum(p.iterations * len(p.models) for p in plans))
         self._earlier = done
         self._over: set[tuple[str, int]] = set()  # cycles, by their run's variant
@@ -36,13 +44,17 @@ class RunProgress:
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[memory]}", markup=False),
             TextColumn("{task.fields[facts]}", markup=False),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=quiet or not console.is_terminal,
         )
         total = int(self._of) if self._of.isdecimal() else None
-        self._task = self._progress.add_task("", total=total, completed=done, where="starting", facts="")
+        texts: dict[str, Any] = {"where": "starting", "memory": "", "facts": ""}
+        self._task = self._progress.add_task("", total=total, completed=done, **texts)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -59,7 +71,15 @@ class RunProgress:
         name = f"{variant}, " if variant else ""
         of = "" if plan.until_decided else f"/{plan.iterations}"
 
+        baseline: list[int] = []  # of the run's first reading
+        limit = f" of {plan.memory_limit_bytes / _MIB:,.0f}" if plan.memory_limit_bytes else ""
+
         def observe(record: Record) -> None:
+            if isinstance(record, Reading):
+                now = record.memory.rss_bytes
+                baseline[:] = baseline or [now]
+                memory = f"{now / _MIB:,.1f}{limit} MiB ({(now - baseline[0]) / _MIB:+,.1f})"
+                self._progress.update(self._task, memory=memory)
             if isinstance(record, Load | Transcription | Release | Failure | Reading):
                 self._observe(record, variant, f"{name}iteration {record.iteration}{of} {record.model}")
 
@@ -79,7 +99,7 @@ class RunProgress:
             self._over.add((variant, record.cycle))
             completed = self._earlier + len(self._over)
             self._progress.update(self._task, completed=completed)
-            if not self._console.is_terminal:
+            if not (self._quiet or self._console.is_terminal):
                 line = f"[{completed}/{self._of}] {where}: {', '.join(self._facts)}"
                 self._console.print(Text(line), soft_wrap=True)
             self._facts = []

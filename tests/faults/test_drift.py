@@ -7,6 +7,8 @@ from injected import Inject
 
 from asrswitch.stats.drift import Pace
 
+pytestmark = pytest.mark.slow
+
 
 def test_loads_and_transcriptions_that_become_slower_drift_and_steady_ones_do_not(inject: Inject) -> None:
     """Both take 5 ms; one takes 0.25 ms more after each load of the process, which is 0.5 ms an iteration."""

@@ -9,6 +9,8 @@ from injected import PHASES, PLACES, Inject, Settings, turns
 
 from asrswitch.records import WorkerStarted
 
+pytestmark = pytest.mark.slow
+
 ITERATIONS = 2
 
 

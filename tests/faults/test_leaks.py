@@ -8,6 +8,8 @@ from injected import Inject, Outcome, Settings
 
 from asrswitch.stats.verdict import Verdict, Word
 
+pytestmark = pytest.mark.slow
+
 KIB, MIB = 1 << 10, 1 << 20
 BLOCK_HEADER = 16  # bytes that malloc adds to a block, at most
 

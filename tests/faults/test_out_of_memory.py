@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from injected import PLACES, Inject, Outcome, turns
 
+pytestmark = pytest.mark.slow
+
 ITERATIONS = 2
 LIMIT = ("--memory-limit", "64M")
 

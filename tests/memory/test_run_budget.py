@@ -120,3 +120,22 @@ def test_our_library_predicts_what_a_run_then_takes(tmp_path: Path) -> None:
         need = prediction.weights_bytes + prediction.anonymous_bytes
         # No more than that, but for code and tables that a first load maps; and not idly much.
         assert need / 2 < peak - before < need + 2 * MIB
+
+
+def test_workers_that_are_exchanged_at_every_turn_have_a_verdict_together(
+    run: Run, script: Callable[..., str], tmp_path: Path
+) -> None:
+    model = script("a", **GOOD, leak=40_000)
+    assert run(model, options=("--restart-above", "0"), iterations=14).returncode == 0
+    (item,) = summarise(log_of(tmp_path)).verdicts
+    assert item.verdict.iterations == 14
+    assert item.verdict.word.value != "leak"  # it dies with its process
+
+
+def test_a_leaking_worker_that_may_not_be_exchanged_is_refused_with_what_would_help(
+    run: Run, script: Callable[..., str], tmp_path: Path
+) -> None:
+    model = script("a", **GOOD, leak=30 * MIB)
+    grow(model, 60 * MIB)
+    done = run(model, options=("--memory-limit", "150M", "--restart-above", "1G"), iterations=6)
+    assert done.returncode == 1 and "--restart-above 0" in done.stderr

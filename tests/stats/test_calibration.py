@@ -18,6 +18,7 @@ from synthetic import HARDER, KINDS
 PROMISED = [kind for kind in KINDS if kind not in HARDER]
 
 
+@pytest.mark.slow
 def test_error_rates_are_as_promised() -> None:
     """Of each kind and of all; the sample of a kind is small, so that one may miss by two series."""
     found = {kind: rates(kind, 25) for kind in PROMISED}

@@ -192,6 +192,7 @@ def test_lost_heap_is_confirmed_among_other_series() -> None:
     assert further_iterations(looks, MOST, 200) == 0
 
 
+@pytest.mark.slow
 def test_error_rates_are_as_promised() -> None:
     """Of each kind and of all; the sample of a kind is small, so that one may miss by a series."""
     found = {name: rates(name, 8) for name, kind in KINDS.items() if kind.promised}

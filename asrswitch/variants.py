@@ -1,0 +1,98 @@
+"""Runs that are to be compared: one for each combination of what varies, all else alike."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from asrswitch.errors import UsageError
+from asrswitch.plan import ALLOCATORS, Options, Plan, Strategy, allocator_environment, make_plan
+
+ALL = "all"  # of strategies or allocators
+_MOST_ROUNDS = 10
+_SHORTEST_ROUND = 12  # iterations; a verdict needs ten in one worker, and the last of a round is another
+_MOST_RUNS = 64
+
+
+class Varying(msgspec.Struct, frozen=True):
+    """What runs differ in: a list of one where they do not."""
+
+    strategies: list[str]
+    allocators: list[str]
+    threads: list[int | None]
+    libraries: list[str | None]
+
+
+def make_varying(strategy: str, allocator: str, threads: str | None, libraries: Sequence[str]) -> Varying:
+    """Take comma lists apart; ``all`` is all strategies, or all allocators that are installed.
+
+    Raises:
+        UsageError: a word twice, an unknown allocator, a list of threads that is none.
+    """
+    strategies = [s.value for s in Strategy] if strategy == ALL else _words("--strategy", strategy)
+    allocators = _words("--allocator", allocator)
+    if allocator == ALL:
+        allocators = [name for name in ALLOCATORS if allocator_environment(name) is not None]
+    for name in allocators:
+        if name not in ALLOCATORS:
+            raise UsageError(f"--allocator {name}: use {', '.join(ALLOCATORS)}, or all")
+    return Varying(strategies, allocators, _threads(threads), list(libraries) or [None])
+
+
+def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], now: datetime) -> list[Plan]:
+    """The plan of each combination; where there are several, with a name and a directory of its own.
+
+    Raises:
+        UsageError: as ``make_plan``; too many combinations, or iterations of no certain number for several.
+    """
+    replace = msgspec.structs.replace
+    plans: list[Plan] = []
+    for strategy, allocator, threads, (number, library) in itertools.product(
+        varying.strategies, varying.allocators, varying.threads, enumerate(varying.libraries, 1)
+    ):
+        its_own = replace(options, strategy=strategy, allocator=allocator, threads=threads, library=library)
+        plan = make_plan(its_own, environ, now)
+        names = [
+            strategy if len(varying.strategies) > 1 else "",
+            allocator if len(varying.allocators) > 1 else "",
+            f"threads-{threads}" if len(varying.threads) > 1 else "",
+            f"library-{number}" if len(varying.libraries) > 1 else "",
+        ]
+        variant = "-".join(name for name in names if name)
+        out = str(Path(plan.out, variant))
+        plans.append(replace(plan, variant=variant or None, turn=len(plans), out=out))
+    if len(plans) > _MOST_RUNS:
+        raise UsageError(f"{len(plans)} combinations: compare at most {_MOST_RUNS} at a time")
+    if len(plans) > 1 and plans[0].until_decided:
+        raise UsageError(f"--iters {options.iterations}: runs that are compared are of one length; give it")
+    rounds = 1
+    if len(plans) > 1:
+        rounds = max(1, min(_MOST_ROUNDS, plans[0].iterations // _SHORTEST_ROUND))
+    return [replace(plan, rounds=rounds) for plan in plans]
+
+
+def _words(option: str, word: str) -> list[str]:
+    words = word.split(",")
+    if len({*words}) < len(words) or "" in words:
+        raise UsageError(f"{option} {word}: give each once, with commas between")
+    return words
+
+
+def _threads(word: str | None) -> list[int | None]:
+    """Numbers with commas between, and ranges such as 1-4."""
+    if word is None:
+        return [None]
+    numbers: list[int | None] = []
+    for part in word.split(","):
+        first, dash, last = part.partition("-")
+        ends = [first, last] if dash else [first]
+        if not all(end.isascii() and end.isdecimal() and len(end) <= 6 for end in ends):
+            raise UsageError(f"--threads {word}: give a number, or several such as 1,2 or 1-4")
+        numbers += range(int(ends[0]), int(ends[-1]) + 1)
+    if not numbers or len({*numbers}) < len(numbers):
+        raise UsageError(f"--threads {word}: give each number once, ranges from low to high")
+    return numbers
