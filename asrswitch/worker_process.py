@@ -134,6 +134,9 @@ class WorkerProcess:
     Everything that it or the library prints goes to ``log``.
     """
 
+    _group: LimitedGroup | None = None
+    _log_mark = 0  # what comes after it was written since the last command
+
     def __init__(
         self,
         library: Path,
@@ -162,9 +165,8 @@ class WorkerProcess:
         """
         self._stop = stop
         self._buffer = b""
-        self._group: LimitedGroup | None = None
         self._log = log
-        self._log_mark = self._log_size()  # what comes after it was written since the last command
+        self._log_mark = self._log_size()
         try:
             self._process = start_process(worker_program(str(library)), log, environ)
         except OSError as error:

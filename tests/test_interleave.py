@@ -57,6 +57,7 @@ def test_all_strategies_take_turns_and_are_compared(
         assert report(out / strategy).returncode == 0  # each is a run like any other
 
 
+@pytest.mark.slow
 def test_a_comparison_can_be_made_again_for_other_needs(
     run: Run_, script: Callable[..., str], tmp_path: Path
 ) -> None:

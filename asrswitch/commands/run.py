@@ -19,7 +19,7 @@ from asrswitch import __version__, audio
 from asrswitch.commands.common import Parser, alone, console
 from asrswitch.commands.report import exit_code
 from asrswitch.convert.atomic import atomic_output
-from asrswitch.errors import AsrSwitchError, LogError, UsageError
+from asrswitch.errors import AsrSwitchError, UsageError
 from asrswitch.experiment import read_experiment
 from asrswitch.interleave import n_cycles_over, take_turns
 from asrswitch.native.locate import VARIABLE, find_library
@@ -124,7 +124,7 @@ def main(words: Sequence[str]) -> int:
                 ended_by = error
     as_json = bool(options.get("json"))
     if ended_by:
-        with contextlib.suppress(LogError):  # it may hold nothing at all
+        with contextlib.suppress(AsrSwitchError):  # the log may hold nothing at all, the disk be full
             _show(terminal, directory, as_json)
         raise ended_by
     summaries = _show(terminal, directory, as_json)

@@ -41,6 +41,7 @@ def report_of(*words: str) -> BenchReport:
     return msgspec.json.decode(done.stdout, type=BenchReport)
 
 
+@pytest.mark.slow
 def test_the_embedded_models_are_measured_by_default() -> None:
     report = report_of("--threads", "1,2")
     assert report.measured.clip_s == 11
@@ -62,6 +63,7 @@ def test_the_embedded_models_are_measured_by_default() -> None:
     assert switches == {("digits-small", "digits-large"), ("digits-large", "digits-small")}
 
 
+@pytest.mark.slow
 def test_two_libraries_take_turns() -> None:
     library = str(find_library(None, os.environ))
     report = report_of("--library", library, "--library", library, "--threads", "1")
@@ -77,6 +79,7 @@ def test_two_libraries_take_turns() -> None:
     assert all(item.ratio.count == 2 and item.ratio.low > 0 for item in ratios)
 
 
+@pytest.mark.slow
 def test_stages_of_the_engine_are_held_against_the_ceilings(
     fake_library: Path, clip: Path, script: Callable[..., str]
 ) -> None:
@@ -111,6 +114,7 @@ def test_text_and_markdown_show_the_same_figures(tmp_path: Path) -> None:
     assert all(line.endswith("|") for line in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -150,6 +154,7 @@ def test_what_fails_is_one_line_that_names_the_model(
         assert list(tmp_path.glob("*out.txt*")) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_bench_and_its_workers(
     fake_library: Path, clip: Path, script: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -175,12 +180,14 @@ def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
+@pytest.mark.slow
 def test_an_output_that_cannot_be_written_is_found_before_anything_is_measured(tmp_path: Path) -> None:
     done = bench("--out", str(tmp_path / "nowhere" / "report.txt"))
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
     assert "nowhere" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_worker_measures_ceilings_and_says_what_it_cannot(fake_library: Path, tmp_path: Path) -> None:
     def ask(library: Path, kind: str) -> CeilingMeasured:
         with StopSignals() as stop:
@@ -201,6 +208,7 @@ def test_a_worker_measures_ceilings_and_says_what_it_cannot(fake_library: Path, 
         ask(fake_library, "f32")
 
 
+@pytest.mark.slow
 def test_square_brackets_in_a_label_are_no_markup(
     fake_library: Path, clip: Path, script: Callable[..., str]
 ) -> None:
@@ -212,6 +220,7 @@ def test_square_brackets_in_a_label_are_no_markup(
     assert "a[/b]" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_environment_counts_only_where_the_option_is_absent(
     fake_library: Path, clip: Path, script: Callable[..., str]
 ) -> None:
@@ -223,6 +232,7 @@ def test_the_environment_counts_only_where_the_option_is_absent(
     assert "INFERENCE_THREADS=abc" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_path_that_is_too_long_for_a_file_only_with_its_label(
     fake_library: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

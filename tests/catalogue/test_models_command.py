@@ -16,6 +16,8 @@ from fake_hub import Hub, serving
 
 from support import ROOT, wait_for
 
+pytestmark = pytest.mark.slow
+
 # Of the real catalogue: it states no sum for this file, so that the hub's counts and any content will do.
 REPOSITORY, FILE = "Luigi/Qwen3-ASR-0.6B-chatllm-quantized", "qwen3-asr-0.6b-q4_0.bin"
 # What arrives is written down in pieces of 10 MiB (huggingface_hub).

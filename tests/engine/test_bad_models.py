@@ -205,6 +205,7 @@ def asrswitch(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
     return run
 
 
+@pytest.mark.slow
 def test_bad_models_from_the_command_line(
     asrswitch: Callable[..., subprocess.CompletedProcess[str]], models: list[tuple[BadFile, Path]], clip: Path
 ) -> None:

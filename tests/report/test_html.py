@@ -190,6 +190,7 @@ def test_a_long_run_is_thinned(page_of: Pages) -> None:
     assert len(source.encode()) < MOST_BYTES
 
 
+@pytest.mark.slow
 def test_many_runs_fit_too(tmp_path: Path) -> None:
     for turn in range(12):
         variant = f"threads-{turn + 1}"
