@@ -68,9 +68,6 @@ _KEPT = {
 }
 
 
-_WORTH_NAMING = 0.1
-
-
 class Sample(msgspec.Struct, frozen=True):
     """One iteration's reading after its last unload. Heap figures are None where malloc does not tell."""
 
@@ -171,9 +168,9 @@ def growth_by_model(cycles: Mapping[str, Sequence[tuple[Sample, Sample]]], name:
     """The models in whose cycles a series grows, and by how much a cycle.
 
     A model's series is what its cycles, from before the load to after the unload, add up to: as if no other
-    model had been loaded. It is judged like the whole. What one cycle puts by and the next takes away again,
-    as malloc does with small chunks, gives a model a little growth that another makes good: who grows by less
-    than a tenth of the most is not named.
+    model had been loaded. It is judged like the whole. What malloc's cache holds differs after the cycles of
+    different models, so that one seems to grow by what another gives back: who grows by less than a tenth of
+    the most, or by less than 2 KiB and a third of the most, is not named.
     """
     grows = {}
     for label, pairs in cycles.items():
@@ -186,7 +183,10 @@ def growth_by_model(cycles: Mapping[str, Sequence[tuple[Sample, Sample]]], name:
         if verdict.word is Word.LEAK and verdict.slope:
             grows[label] = verdict.slope
     most = max((slope.slope for slope in grows.values()), default=0.0)
-    return {label: slope for label, slope in grows.items() if slope.slope >= _WORTH_NAMING * most}
+    least = most / 10
+    if TOLERANCES[name] is not COUNT:
+        least = max(least, min(most / 3, 2 * KIB))
+    return {label: slope for label, slope in grows.items() if slope.slope >= least}
 
 
 def _values(sample: Sample) -> dict[str, int]:

@@ -58,6 +58,12 @@ def is_amount(leak: Leak, slope: float) -> bool:
     return 0.98 * leak.amount <= slope <= 1.02 * leak.amount + leak.extra
 
 
+def is_amount_of_a_model(leak: Leak, slope: float) -> bool:
+    """What malloc's cache holds differs after cycles of different models: by less than 1 KiB."""
+    cached = KIB if leak.series == "heap in use" else 0
+    return 0.98 * leak.amount - cached <= slope <= 1.02 * leak.amount + leak.extra + cached
+
+
 def assert_leak(verdict: Verdict, leak: Leak) -> None:
     assert (verdict.word, verdict.holder) == (Word.LEAK, leak.holder), verdict.reason
     assert verdict.leading in leak.leading
@@ -87,7 +93,7 @@ def test_a_leak_is_found_in_50_iterations_and_its_model_named(
     growth = outcome.summary.verdicts[0].growth_by_model
     assert list(growth) == ["guilty"]
     if only_verdict(outcome).leading == leak.series:
-        assert is_amount(leak, growth["guilty"].slope)
+        assert is_amount_of_a_model(leak, growth["guilty"].slope)
     assert "grows in cycles of guilty (" in outcome.output
 
 

@@ -307,3 +307,19 @@ def test_few_iterations_decide_nothing(count: int) -> None:
     assert verdict.word is Word.INCONCLUSIVE
     assert str(MINIMUM_ITERATIONS) in verdict.reason
     assert iterations_needed(verdict) == max(1, MINIMUM_ITERATIONS - count)
+
+
+@pytest.mark.parametrize(
+    ("of_a", "of_b", "named"), [(3792, 320, ["a"]), (3152, 960, ["a"]), (4096, 2048, ["a", "b"])]
+)
+def test_a_model_is_not_named_for_what_malloc_s_cache_holds_after_it(
+    of_a: int, of_b: int, named: list[str]
+) -> None:
+    """What is held after cycles of one model and not after those of the other adds up over cycles."""
+
+    def pairs(growth: int) -> list[tuple[Sample, Sample]]:
+        held = np.array([2 * MIB, 2 * MIB + growth])
+        before, after = samples(np.full(2, 100 * MIB), held=held)
+        return [(before, after)] * 60
+
+    assert list(growth_by_model({"a": pairs(of_a), "b": pairs(of_b)}, "heap in use")) == named
