@@ -10,7 +10,8 @@ import sys
 from support import ROOT
 from transcription.speech import SAMPLES
 
-CYCLES, SETTLED_AFTER = 50, 10
+# Tables of the interpreter grow once, within the first twenty cycles.
+CYCLES, SETTLED_AFTER = 70, 30
 TOLERANCE_BYTES = 64 << 10
 
 # One pool of malloc's and one thread of numpy's, so that anonymous memory is what is held.
@@ -49,8 +50,10 @@ def test_nothing_is_left_behind() -> None:
     assert len(readings) == CYCLES
     settled = readings[SETTLED_AFTER - 1]
     for cycle, reading in enumerate(readings[SETTLED_AFTER:], SETTLED_AFTER + 1):
-        for figure in ("mappings", "threads", "descriptors"):
+        for figure in ("threads", "descriptors"):
             assert reading[figure] == settled[figure], (cycle, figure)
+        # The kernel merges neighbours or not; one lost in each cycle would be forty.
+        assert abs(reading["mappings"] - settled["mappings"]) <= 2, cycle
         for figure in ("held_bytes", "anonymous_bytes"):
             assert reading[figure] - settled[figure] <= TOLERANCE_BYTES, (cycle, figure)
     assert settled["threads"] == 1
