@@ -22,6 +22,7 @@ def summary_of(tmp_path: Path) -> Summary:
     return summarise(records)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["reload", "restart", "resident"])
 def test_a_flat_run_ends_with_its_first_verdict(
     run: Run_, script: Callable[..., str], tmp_path: Path, strategy: str

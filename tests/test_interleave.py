@@ -95,6 +95,7 @@ def test_an_allocator_that_is_not_installed_is_one_line(
             assert done.returncode == 2 and name in done.stderr and "install" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_libraries_take_turns_and_each_log_names_its_own(
     run: Run_, script: Callable[..., str], fake_library: Path, tmp_path: Path
 ) -> None:

@@ -144,6 +144,7 @@ def test_a_file_cut_anywhere_is_one_line(tiny: Path, scratch: Path, data: st.Dat
     assert message is not None or length >= tensors_at
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_changed_bytes_give_facts_or_one_line(tiny: Path, scratch: Path, data: st.DataObject) -> None:

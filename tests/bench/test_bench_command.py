@@ -98,6 +98,7 @@ def test_stages_of_the_engine_are_held_against_the_ceilings(
     assert case.ttft_over_floor and case.ttft_over_floor.low > 1
 
 
+@pytest.mark.slow
 def test_text_and_markdown_show_the_same_figures(tmp_path: Path) -> None:
     out = tmp_path / "report.md"
     done = bench(*QUICK, "--threads", "1", "--format", "markdown", "--out", str(out))

@@ -236,6 +236,7 @@ def test_models_that_are_no_files_are_wrong_usage(
             assert str(path) in line
 
 
+@pytest.mark.slow
 def test_bad_clips_from_the_command_line(
     asrswitch: Callable[..., subprocess.CompletedProcess[str]],
     sound: tuple[SoundFile, Path],
