@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from asrswitch.advice import advise
-from asrswitch.memory.probe import Memory
+from asrswitch.judged import judged_readings, sample_of
 from asrswitch.plan import Model, Plan, Strategy
 from asrswitch.records import (
     Budget,
@@ -18,11 +18,9 @@ from asrswitch.records import (
     End,
     Failure,
     Load,
-    Malloc,
     Prediction,
     Reading,
     Record,
-    Release,
     Resume,
     Run,
     SamplingCost,
@@ -31,16 +29,11 @@ from asrswitch.records import (
 )
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stats.drift import Drift, judge_pace
-from asrswitch.stats.series import MINIMUM_ITERATIONS
 from asrswitch.stats.trend import Slope
 from asrswitch.stats.verdict import Sample, Verdict, Word, growth_by_model, iterations_needed, judge
-from asrswitch.turns import Turn, turns_of
+from asrswitch.turns import Turn, switch_ms, turns_of
 
-_MIB = 1024 * 1024
 _SEVERITY = (Word.FLAT, Word.PLATEAU, Word.INCONCLUSIVE, Word.LEAK)
-_PRESSURE = 0.8
-# An iteration; each takes from 0.1 ms (SSD) to 10 ms (disk). The first iteration reads the weights and may.
-_MANY_FAULTS = 10
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -294,8 +287,12 @@ def _model(
         synthetic=model.synthetic,
         cycles=sum("after_unload" in turn.readings for turn in turns),
         load_ms=_spread(turn.load_ms for turn in turns),
-        switch_ms=_spread(_switches(model.label, all_turns)),
-        unload_ms=_spread(turn.release_ms for turn in unloads),
+        switch_ms=_spread(
+            switch_ms(before, turn)
+            for before, turn in itertools.pairwise(all_turns)
+            if turn.model == model.label
+        ),
+        unload_ms=_spread(turn.unload_ms for turn in turns),
         restart_ms=_spread(turn.release_ms for turn in restarts),
         first_callback_ms=_spread(record.figures.first_callback_ms for record in spoken),
         ttft_ms=_spread(record.figures.ttft_ms for record in spoken),
@@ -347,54 +344,20 @@ def _drifts(loads: Sequence[Load], spoken: Sequence[Transcription]) -> dict[str,
     return drifts
 
 
-def _switches(label: str, turns: Sequence[Turn]) -> list[float]:
-    """Unload of one model plus load of this one, in the same worker."""
-    return [
-        before.release.release_ms + turn.load.load_ms
-        for before, turn in itertools.pairwise(turns)
-        if turn.model == label and turn.load and before.worker == turn.worker
-        if before.release and before.release.how is ReleaseKind.DESTROY
-    ]
-
-
 def _verdicts(run: Run, records: Sequence[Record], readings: Sequence[Reading]) -> list[SubjectVerdict]:
-    """One verdict when the models take turns; one for each model when each has the process to itself.
-
-    A reading is the last of its iteration. A crash begins a new process with memory of its own, so the
-    longest stretch in one worker is judged; where each turn has a process, all of them are, each as it was
-    before its load.
-    """
-    plan = run.plan
-    labels = [model.label for model in plan.models]
-    series = [reading for reading in readings if reading.point == "after_unload"]
-    if plan.strategy in (Strategy.RESTART, Strategy.RESIDENT):  # the last turns unload: another level
-        destroyed = {
-            record.cycle
-            for record in records
-            if isinstance(record, Release) and record.how is ReleaseKind.DESTROY
-        }
-        series = [reading for reading in series if reading.cycle not in destroyed]
-    if plan.strategy is Strategy.RESTART:
-        subjects = {label: [reading for reading in series if reading.model == label] for label in labels}
-    else:
-        last = len(labels) - 1
-        subjects = {" + ".join(labels): [r for r in series if r.cycle % len(labels) == last]}
-    one_process = plan.strategy is not Strategy.ISOLATE
-    if one_process:
-        stretches = {name: _longest_stretch(series) for name, series in subjects.items()}
-        # Where workers are exchanged too often for a verdict on one, there is one on all, as with `isolate`.
-        one_process = plan.restart_above_bytes is None or any(
-            len(stretch) >= MINIMUM_ITERATIONS for stretch in stretches.values()
-        )
-        subjects = stretches if one_process else subjects
-    limit = min(run.machine.memory_limit_bytes, plan.memory_limit_bytes or run.machine.memory_limit_bytes)
-    return [_subject_verdict(name, series, readings, limit, one_process) for name, series in subjects.items()]
+    judged = judged_readings(records)
+    own = run.plan.memory_limit_bytes
+    limit = min(run.machine.memory_limit_bytes, own or run.machine.memory_limit_bytes)
+    return [
+        _subject_verdict(name, those, readings, limit, judged.one_process)
+        for name, those in judged.subjects.items()
+    ]
 
 
 def _subject_verdict(
     subject: str, judged: Sequence[Reading], readings: Sequence[Reading], limit: int, one_process: bool
 ) -> SubjectVerdict:
-    verdict = judge([_sample(reading.memory, reading.malloc) for reading in judged], limit, one_process)
+    verdict = judge([sample_of(reading) for reading in judged], limit, one_process)
     if verdict.word is not Word.LEAK or verdict.leading is None:
         return SubjectVerdict(subject, verdict, {})
     its_own = [r for r in readings if r.worker == judged[0].worker and r.cycle <= judged[-1].cycle]
@@ -420,31 +383,12 @@ def _cycles(readings: Iterable[Reading]) -> dict[str, list[tuple[Sample, Sample]
     before: Reading | None = None
     for reading in readings:
         if reading.point == "after_unload" and before:
-            pair = (_sample(before.memory, before.malloc), _sample(reading.memory, reading.malloc))
+            pair = (sample_of(before), sample_of(reading))
             cycles = reloaded if before.cycle == reading.cycle else kept
             cycles.setdefault(reading.model, []).append(pair)
         if reading.point in ("before_load", "after_unload"):
             before = reading
     return kept or reloaded
-
-
-def _longest_stretch(readings: Sequence[Reading]) -> list[Reading]:
-    stretches: dict[int, list[Reading]] = {}
-    for reading in readings:
-        stretches.setdefault(reading.worker, []).append(reading)
-    return max(stretches.values(), key=len, default=[])
-
-
-def _sample(memory: Memory, malloc: Malloc | None) -> Sample:
-    counts = {"mappings": memory.mappings, "threads": memory.threads, "descriptors": memory.descriptors}
-    return Sample(
-        resident_bytes=memory.rss_bytes + memory.swap_bytes,
-        anonymous_bytes=memory.anonymous_bytes + memory.swap_bytes,
-        file_bytes=memory.file_bytes,
-        held_bytes=malloc.held_bytes if malloc else None,
-        kept_bytes=malloc.kept_bytes if malloc else None,
-        counts={name: count for name, count in counts.items() if count is not None},
-    )
 
 
 def _spread(values: Iterable[float | None]) -> Spread | None:

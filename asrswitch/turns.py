@@ -36,6 +36,13 @@ class Turn(msgspec.Struct):
         return self.release.release_ms if self.release else None
 
     @property
+    def unload_ms(self) -> float | None:
+        """The release where it let the model go, be it by the process's exit."""
+        return (
+            self.release.release_ms if self.release and self.release.how is not ReleaseKind.RESTART else None
+        )
+
+    @property
     def answer_ms(self) -> float | None:
         """From the request for the model, through its load where there was one, to the first text."""
         ttft_ms = self.transcriptions[0].figures.ttft_ms if self.transcriptions else None
@@ -153,6 +160,15 @@ def turns_of(records: Sequence[Record]) -> list[Turn]:
             sampled = max(record.samples.anonymous_bytes, default=0)
             turn.sampled_anonymous_bytes = max(turn.sampled_anonymous_bytes or 0, sampled)
     return turns
+
+
+def switch_ms(before: Turn, turn: Turn) -> float | None:
+    """Unload of the model of one turn plus load of the next one's, in the same worker."""
+    if before.worker != turn.worker or turn.load is None:
+        return None
+    if before.release is None or before.release.how is not ReleaseKind.DESTROY:
+        return None
+    return before.release.release_ms + turn.load.load_ms
 
 
 def _belongs(record: Reading | Load | Transcription | Release | Trim | Timeline, turn: Turn) -> bool:

@@ -12,8 +12,7 @@ import numpy as np
 
 from asrswitch.figures import Figures
 from asrswitch.plan import Clip
-from asrswitch.schedule import Release as ReleaseKind
-from asrswitch.turns import Turn
+from asrswitch.turns import Turn, switch_ms
 
 MIB = 1024 * 1024
 
@@ -127,10 +126,13 @@ def _value(key: str, before: Turn | None, turn: Turn, clips: Sequence[Clip]) -> 
         known = [error for error in errors if error is not None]
         return statistics.fmean(known) if known and _whole(turn, clips) else None
     if key == "switch":
-        return _switch_ms(before, turn)
-    if key == "unload":
-        return turn.release_ms if turn.release and turn.release.how is not ReleaseKind.RESTART else None
-    return {"load": turn.load_ms, "peak": turn.peak_rss_bytes, "retained": turn.retained_bytes}[key]
+        return switch_ms(before, turn) if before else None
+    return {
+        "load": turn.load_ms,
+        "unload": turn.unload_ms,
+        "peak": turn.peak_rss_bytes,
+        "retained": turn.retained_bytes,
+    }[key]
 
 
 _OF_FIGURES: Mapping[str, Callable[[Figures], float | None]] = {
@@ -152,12 +154,3 @@ def _over_clips(figure: Callable[[Figures], float | None], turn: Turn, clips: Se
 
 def _whole(turn: Turn, clips: Sequence[Clip]) -> bool:
     return {record.clip for record in turn.transcriptions} >= {clip.path for clip in clips}
-
-
-def _switch_ms(before: Turn | None, turn: Turn) -> float | None:
-    """Unload of one model plus load of this one, in the same worker."""
-    if before is None or before.worker != turn.worker or turn.load_ms is None:
-        return None
-    if before.release is None or before.release.how is not ReleaseKind.DESTROY:
-        return None
-    return before.release.release_ms + turn.load_ms

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asrswitch import __version__
+from asrswitch.judged import judged_readings
 from asrswitch.records import Failure, Point
 from asrswitch.report import charts, series
 from asrswitch.report.console import render_allocators, render_strategies
@@ -298,7 +299,7 @@ def _moments_grid(ends: Sequence[Sequence[Moment]]) -> Grid:
 def _unload_pictures(run: ReportedRun, drawn: _Charts, of: int) -> list[Picture]:
     """Resident memory, the heap in use, and what explains the verdict; of several runs the last alone."""
     pictures = []
-    readings = series.judged_readings(run.records)
+    readings = judged_readings(run.records).subjects
     plan, machine = run.plan, run.run.machine
     limit = min(machine.memory_limit_bytes, plan.memory_limit_bytes or machine.memory_limit_bytes)
     gravest = sorted(run.summary.verdicts, key=lambda item: -SEVERITY.index(item.verdict.word))

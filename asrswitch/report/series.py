@@ -1,7 +1,7 @@
 """The numbers behind a summary, in the order in which they were measured: what its charts show.
 
-What is judged, and what the spreads are of, is defined by ``asrswitch.summary``; the tests hold these series
-against its verdicts and medians.
+What is judged is chosen by ``asrswitch.judged``, and what the spreads are of is defined by
+``asrswitch.summary``; the tests hold these series against its verdicts and medians.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from asrswitch.plan import Strategy
-from asrswitch.records import Failure, OfCycle, Reading, Record, Release, Resume, Run, Timeline
+from asrswitch.judged import sample_of
+from asrswitch.records import Failure, OfCycle, Reading, Record, Resume, Run, Timeline
 from asrswitch.report.runs import ReportedRun
-from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stats.series import SeriesVerdict
-from asrswitch.stats.verdict import Sample, series_of
-from asrswitch.turns import Turn, turns_of
+from asrswitch.stats.verdict import series_of
+from asrswitch.turns import switch_ms, turns_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -134,33 +133,9 @@ def marks(records: Sequence[Record]) -> list[Mark]:
     return found
 
 
-def judged_readings(records: Sequence[Record]) -> dict[str, list[Reading]]:
-    """By subject of a verdict, the readings that it was made from, one an iteration."""
-    run = records[0]
-    assert isinstance(run, Run)
-    plan = run.plan
-    labels = [model.label for model in plan.models]
-    series = [r for r in records if isinstance(r, Reading) and r.point == "after_unload"]
-    if plan.strategy in (Strategy.RESTART, Strategy.RESIDENT):
-        destroyed = {
-            record.cycle
-            for record in records
-            if isinstance(record, Release) and record.how is ReleaseKind.DESTROY
-        }
-        series = [reading for reading in series if reading.cycle not in destroyed]
-    if plan.strategy is Strategy.RESTART:
-        subjects = {label: [r for r in series if r.model == label] for label in labels}
-    else:
-        last = len(labels) - 1
-        subjects = {" + ".join(labels): [r for r in series if r.cycle % len(labels) == last]}
-    if plan.strategy is Strategy.ISOLATE:
-        return subjects
-    return {name: _longest_stretch(those) for name, those in subjects.items()}
-
-
 def judged_series(readings: Sequence[Reading]) -> dict[str, Floats]:
     """The series that a verdict judges, by name."""
-    return series_of([_sample(reading) for reading in readings])
+    return series_of([sample_of(reading) for reading in readings])
 
 
 def fit(series: Floats, verdict: SeriesVerdict) -> Fit | None:
@@ -194,12 +169,10 @@ def times(run: ReportedRun) -> dict[str, dict[str, list[float]]]:
         found: dict[str, Sequence[float | None]] = {
             "ttft_ms": [record.figures.ttft_ms for record in spoken],
             "load_ms": [turn.load_ms for turn in own],
-            "unload_ms": [
-                turn.release_ms
-                for turn in own
-                if turn.release and turn.release.how is not ReleaseKind.RESTART
+            "unload_ms": [turn.unload_ms for turn in own],
+            "switch_ms": [
+                switch_ms(before, turn) for before, turn in itertools.pairwise(turns) if turn.model == label
             ],
-            "switch_ms": _switches(label, turns),
         }
         for name, values in found.items():
             if known := [value for value in values if value is not None]:
@@ -303,32 +276,3 @@ def _divide(anonymous: int, file: int, held: int, kept: int) -> tuple[int, int, 
     held = min(held, anonymous)
     kept = min(kept, anonymous - held)
     return file, held, kept, anonymous - held - kept
-
-
-def _switches(label: str, turns: Sequence[Turn]) -> list[float]:
-    return [
-        before.release.release_ms + turn.load.load_ms
-        for before, turn in itertools.pairwise(turns)
-        if turn.model == label and turn.load and before.worker == turn.worker
-        if before.release and before.release.how is ReleaseKind.DESTROY
-    ]
-
-
-def _longest_stretch(readings: Sequence[Reading]) -> list[Reading]:
-    stretches: dict[int, list[Reading]] = {}
-    for reading in readings:
-        stretches.setdefault(reading.worker, []).append(reading)
-    return max(stretches.values(), key=len, default=[])
-
-
-def _sample(reading: Reading) -> Sample:
-    memory, malloc = reading.memory, reading.malloc
-    counts = {"mappings": memory.mappings, "threads": memory.threads, "descriptors": memory.descriptors}
-    return Sample(
-        resident_bytes=memory.rss_bytes + memory.swap_bytes,
-        anonymous_bytes=memory.anonymous_bytes + memory.swap_bytes,
-        file_bytes=memory.file_bytes,
-        held_bytes=malloc.held_bytes if malloc else None,
-        kept_bytes=malloc.kept_bytes if malloc else None,
-        counts={name: count for name, count in counts.items() if count is not None},
-    )

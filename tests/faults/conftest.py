@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +15,9 @@ _MEMORY = Path("/dev/shm")
 
 @pytest.fixture
 def inject(
-    command: Callable[..., list[str]], script: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    run: Callable[..., subprocess.CompletedProcess[str]], script: Callable[..., str]
 ) -> Iterator[Inject]:
     """Run fake models: see ``injected.injector``. The log is in memory where it can be: a disk is slow."""
     where = _MEMORY if _MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="asrswitch-faults-", dir=where) as directory:
-        yield injector(command, script, capsys, Path(directory) / "out")
+        yield injector(run, script, Path(directory) / "out")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
-import pytest
 
-from asrswitch.cli import main
 from asrswitch.records import Failure, Record, Skip, Transcription, read_log
 from asrswitch.summary import Summary, summarise
 
@@ -55,25 +54,17 @@ def turns(iterations: int, *labels: str) -> set[tuple[int, str]]:
 
 
 def injector(
-    command: Callable[..., list[str]],
-    script: Callable[..., str],
-    capsys: pytest.CaptureFixture[str],
-    out: Path,
+    run: Callable[..., subprocess.CompletedProcess[str]], script: Callable[..., str], out: Path
 ) -> Inject:
-    """``inject({"label": settings}, iterations=50, options=())`` runs fake models, in the order given.
-
-    The command line is read in this process, which saves its start; the workers are processes as ever.
-    """
+    """``inject({"label": settings}, iterations=50, options=())`` runs fake models, in the order given."""
 
     def inject(
         models: Mapping[str, Settings], iterations: int = 50, options: tuple[str, ...] = ()
     ) -> Outcome:
         words = [script(label, **{**GOOD, **settings}) for label, settings in models.items()]
         quick = ("--trim", "never", "--sample-hz", "0", *options)
-        program = command(*words, iterations=iterations, options=(*quick, "--out", str(out)))
-        code = main(program[program.index("asrswitch") + 1 :])
-        said = capsys.readouterr()
+        done = run(*words, iterations=iterations, options=(*quick, "--out", str(out)))
         records = read_log(out / "run.jsonl")
-        return Outcome(code, said.out, said.err, records, summarise(records))
+        return Outcome(done.returncode, done.stdout, done.stderr, records, summarise(records))
 
     return inject

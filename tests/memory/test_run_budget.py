@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from asrswitch.judged import judged_readings
 from asrswitch.records import Budget, Failure, Load, Prediction, Reading, Record, WorkerStarted, read_log
 from asrswitch.summary import summarise
 from support import ROOT
@@ -129,6 +130,7 @@ def test_workers_that_are_exchanged_at_every_turn_have_a_verdict_together(
     assert run(model, options=("--restart-above", "0"), iterations=14).returncode == 0
     (item,) = summarise(log_of(tmp_path)).verdicts
     assert item.verdict.iterations == 14
+    assert [len(those) for those in judged_readings(log_of(tmp_path)).subjects.values()] == [14]  # its chart
     assert item.verdict.word.value != "leak"  # it dies with its process
 
 

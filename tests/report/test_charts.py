@@ -7,6 +7,7 @@ import pytest
 from bokeh.models import BoxAnnotation, HoverTool, Label, LogScale, Span
 from report_examples import HOSTILE, killed_records, run_records
 
+from asrswitch.judged import judged_readings
 from asrswitch.plan import Strategy
 from asrswitch.report.charts import (
     MOST_MOMENTS,
@@ -15,7 +16,7 @@ from asrswitch.report.charts import (
     times_chart,
     unload_chart,
 )
-from asrswitch.report.series import HOLDERS, fit, judged_readings, judged_series, marks, moments
+from asrswitch.report.series import HOLDERS, fit, judged_series, marks, moments
 from asrswitch.stats.series import judge_series
 from asrswitch.stats.verdict import TOLERANCES, Word
 from asrswitch.strategies import StrategyFigures
@@ -37,7 +38,7 @@ def legend(chart: Any) -> list[str]:
 
 
 def unloads(leak_bytes: int, limit: int = LIMIT, name: str = "resident memory") -> Any:
-    series = judged_series(judged_readings(run_records(30, leak_bytes=leak_bytes))["a + b"])[name]
+    series = judged_series(judged_readings(run_records(30, leak_bytes=leak_bytes)).subjects["a + b"])[name]
     verdict = judge_series(series, TOLERANCES[name])
     return unload_chart(name, series, verdict, fit(series, verdict), limit, name == "threads")
 

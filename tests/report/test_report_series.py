@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_examples import STEP_MS, killed_records, replace, run_records, write_log
 
+from asrswitch.judged import judged_readings
 from asrswitch.plan import Strategy
 from asrswitch.records import Failure, Reading, Record, Release, Resume, Timeline
 from asrswitch.report.runs import read_report
-from asrswitch.report.series import fit, judged_readings, judged_series, marks, moments, thin, times
+from asrswitch.report.series import fit, judged_series, marks, moments, thin, times
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stats.series import judge_series
 from asrswitch.stats.verdict import TOLERANCES
@@ -37,7 +38,7 @@ def of_strategy(strategy: Strategy) -> list[Record]:
 @pytest.mark.parametrize("strategy", list(Strategy))
 def test_charts_show_what_was_judged(strategy: Strategy) -> None:
     records = of_strategy(strategy)
-    readings = judged_readings(records)
+    readings = judged_readings(records).subjects
     summary = summarise(records)
     assert list(readings) == [item.subject for item in summary.verdicts]
     for item in summary.verdicts:
@@ -51,7 +52,7 @@ def test_charts_show_what_was_judged(strategy: Strategy) -> None:
 def test_charts_of_a_run_whose_worker_was_killed_show_what_was_judged() -> None:
     records = killed_records(30)
     (item,) = summarise(records).verdicts
-    (readings,) = judged_readings(records).values()
+    (readings,) = judged_readings(records).subjects.values()
     assert item.verdict.iterations == len(readings) < 30
     assert {reading.worker for reading in readings} == {2}
 
@@ -127,7 +128,7 @@ def test_a_killed_worker_holds_nothing_and_is_marked() -> None:
 
 def test_the_fitted_line_has_the_verdicts_slope() -> None:
     (item,) = summarise(run_records(40, leak_bytes=8192)).verdicts
-    values = judged_series(judged_readings(run_records(40, leak_bytes=8192))["a + b"])["heap in use"]
+    values = judged_series(judged_readings(run_records(40, leak_bytes=8192)).subjects["a + b"])["heap in use"]
     found = item.verdict.series["heap in use"].verdict
     line = fit(values, found)
     assert line and found.slope
@@ -140,7 +141,7 @@ def test_the_fitted_line_has_the_verdicts_slope() -> None:
 def test_a_series_too_short_to_judge_has_no_line() -> None:
     records = run_records(3)
     (item,) = summarise(records).verdicts
-    values = judged_series(judged_readings(records)["a + b"])["resident memory"]
+    values = judged_series(judged_readings(records).subjects["a + b"])["resident memory"]
     assert fit(values, item.verdict.series["resident memory"].verdict) is None
 
 
