@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from asrswitch.commands.common import READER_GONE
 from asrswitch.errors import AsrSwitchError, UsageError, printable
 
-_VERBS = ("run", "transcribe", "report", "compare", "bench", "leak-check", "models", "doctor")
+VERBS = ("run", "transcribe", "report", "compare", "bench", "leak-check", "models", "doctor")
 
 
 class _Output(io.TextIOBase):
-    """Standard output, which may be closed, full, or go away while a run goes on.
+    """Standard output or standard error, which may be closed, full, or go away while a run goes on.
 
     The first failure is kept in ``error``, and what would follow it is dropped: a display that nobody sees is
     no reason to end a measurement.
@@ -62,34 +63,51 @@ class _Output(io.TextIOBase):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; errors become one line on stderr."""
-    output = _Output(sys.stdout)
+    output, errors = _Output(sys.stdout), _Output(sys.stderr)
+    with contextlib.redirect_stderr(errors):
+        return _main(argv, output)
+
+
+def _main(argv: Sequence[str] | None, output: _Output) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    module, rest = _module(words)
+    was_help = False
     with contextlib.redirect_stdout(output):
-        code = _answer(words)
+        try:
+            code = _answer(words, module, rest)
+        except SystemExit as done:  # after --help and --version
+            code, was_help = int(done.code or 0), True
     output.flush()
-    if output.error:
-        message = f"standard output: cannot be written ({output.error.strerror})"
-        print(f"asrswitch: {message}; {_other_output(words)}", file=sys.stderr)
-        return code or AsrSwitchError.exit_code
-    return code
+    if not output.error:
+        return code
+    command = importlib.import_module(module)
+    if output.error.errno == errno.EPIPE and (was_help or getattr(command, "READER_MAY_LEAVE", False)):
+        return code or READER_GONE  # an answer that `--check` or `--fail-on` asks for counts for more
+    remedy = getattr(command, "REMEDY_FOR_OUTPUT", "send it to a file or a pipe that is there, with room")
+    message = f"standard output: cannot be written ({output.error.strerror})"
+    print(f"asrswitch: {message}; {remedy}", file=sys.stderr)
+    return code or AsrSwitchError.exit_code
 
 
-def _other_output(words: Sequence[str]) -> str:
-    """The remedy for a standard output that took nothing."""
-    if words[:1] in (["bench"], ["transcribe"]):
-        return "use --out FILE"
-    if words[:1] in (["models"], ["leak-check"], ["compare"], ["doctor"]):
-        return "send it to a file or a pipe that is there, with room"
-    return "`report RUN_DIR` prints a run's tables"
+def _module(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The name of the module that answers, and the words that are for it."""
+    if words[:1] == ["--completion"]:
+        return "asrswitch.completion", words[1:]
+    if words and words[0] in VERBS:
+        return module_of(words[0]), words[1:]
+    return module_of("run"), words
 
 
-def _answer(words: Sequence[str]) -> int:
+def module_of(verb: str) -> str:
+    """The name of a verb's module."""
+    return f"asrswitch.commands.{verb.replace('-', '_')}"
+
+
+def _answer(words: Sequence[str], module: str, rest: Sequence[str]) -> int:
     try:
         _check_text(words)
-        verb, rest = (words[0], words[1:]) if words and words[0] in _VERBS else ("run", words)
         # Each verb imports what it needs: none waits for the others' libraries.
-        command = importlib.import_module(f"asrswitch.commands.{verb.replace('-', '_')}")
-        return int(command.main(rest))
+        return int(importlib.import_module(module).main(rest))
     except AsrSwitchError as error:
         return _complain(error)
     except OSError as error:  # a name too long for a file, for one
@@ -98,8 +116,6 @@ def _answer(words: Sequence[str]) -> int:
         return _complain(AsrSwitchError(f"{where}{error.strerror or error}; {remedy}"))
     except KeyboardInterrupt:
         return 130
-    except SystemExit as done:  # after --help and --version
-        return int(done.code or 0)
 
 
 def _check_text(words: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from asrswitch.catalogue.naming import looks_like_a_file
 from asrswitch.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -23,12 +24,13 @@ class Experiment(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fie
     """The keys of an experiment file, absent or as on the command line; paths are relative to the file."""
 
     iters: Annotated[int | str, msgspec.Meta(description="a number, auto, auto:500 or auto:30m")] = ""
-    model: Annotated[_Strings, msgspec.Meta(description="LABEL=PATH, or several of these")] = ""
+    model: Annotated[_Strings, msgspec.Meta(description="[LABEL=]PATH or a name, or several of these")] = ""
+    type: Annotated[str, msgspec.Meta(description="of models given by name, as q4_0, or several")] = ""
     audio: Annotated[_Strings, msgspec.Meta(description="a clip, or several")] = ""
     reference: Annotated[_Strings, msgspec.Meta(description="a text or @FILE for each clip")] = ""
     language: str = ""
     threads: Annotated[int | str, msgspec.Meta(description="a number, or several such as 1,2")] = ""
-    context: int = 0
+    context: Annotated[int | str, msgspec.Meta(description="tokens, or several such as 256,1024")] = ""
     max_new_tokens: int = 0
     strategy: Annotated[str, msgspec.Meta(description="reload, restart, resident, isolate, or all")] = ""
     allocator: str = ""
@@ -107,8 +109,8 @@ def _from_directory(names: dict[str, Any], directory: Path) -> dict[str, Any]:
         return [change(word) for word in ([value] if isinstance(value, str) else value)]
 
     def model(word: str) -> str:
-        label, equals, file = word.partition("=")
-        return f"{label}={path(file)}" if equals and file else word
+        label, equals, file = word.partition("=") if "=" in word else ("", "", word)
+        return f"{label}{equals}{path(file) if looks_like_a_file(file) else file}"
 
     def reference(word: str) -> str:
         return f"@{path(word[1:])}" if word.startswith("@") else word
@@ -122,5 +124,6 @@ def _from_directory(names: dict[str, Any], directory: Path) -> dict[str, Any]:
         "metadata": lambda value: [f"{key}={word}" for key, word in value.items()],
         "iters": str,
         "threads": str,
+        "context": str,
     }
     return {name: changes[name](value) if name in changes else value for name, value in names.items()}

@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from asrswitch import machine
-from asrswitch.catalogue import find_model
+from asrswitch.catalogue import label_and_path
 from asrswitch.errors import UsageError, printable
 from asrswitch.model_file import is_synthetic
 
@@ -152,6 +152,7 @@ class Options(msgspec.Struct, frozen=True):
 
     iterations: str  # a number, `auto` or `auto:BUDGET`
     models: Sequence[str] = ()
+    type: str | None = None  # of models that are given by name
     audio: Sequence[str] = ()
     references: Sequence[str] = ()
     threads: int | None = None
@@ -201,7 +202,7 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
     if environment is None:
         names = ", ".join(_PRELOADED[options.allocator])
         raise UsageError(f"--allocator {options.allocator}: no {names} is installed; install it")
-    models = _models(options.models)
+    models = _models(options.models, options.type, environ)
     order = _one_of(Order, "--order", options.order)
     if order is Order.SMALL_FIRST:
         models = tuple(sorted(models, key=lambda model: model.bytes or 0))
@@ -316,19 +317,14 @@ def allocator_environment(name: str) -> dict[str, str] | None:
     return None
 
 
-def _models(given: Sequence[str]) -> tuple[Model, ...]:
+def _models(given: Sequence[str], type: str | None, environ: Mapping[str, str]) -> tuple[Model, ...]:
+    if type is not None and not given:
+        raise UsageError(f"--type {type}: the embedded models are of one type; give --model a name")
     if not given:
         return tuple(_embedded_model(label) for label in DEFAULT_MODELS)
     models: list[Model] = []
     for word in given:
-        label, equals, path = word.partition("=")
-        if not equals and (fetched := find_model(word)):
-            path = str(fetched)
-        elif not (label and equals and path):
-            raise UsageError(
-                f"--model {word}: write LABEL=PATH, for example small=models/small.bin, or a name that "
-                "`models list` shows as fetched"
-            )
+        label, path = label_and_path(word, type, environ)
         if any(model.label == label for model in models):
             raise UsageError(f"--model {word}: the label {label} is used twice; give each model its own")
         if not label.isprintable():
@@ -342,7 +338,7 @@ def _embedded_model(label: str) -> Model:
     file = Path(str(resources.files("asrswitch") / "models" / f"{label}.bin"))
     if not file.is_file():
         raise UsageError(
-            f"{file}: this installation lacks the embedded model; install again, or give --model LABEL=PATH"
+            f"{file}: this installation lacks the embedded model; install again, or give --model PATH"
         )
     return _model(label, file)
 

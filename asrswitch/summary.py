@@ -30,10 +30,8 @@ from asrswitch.records import (
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stats.drift import Drift, judge_pace
 from asrswitch.stats.trend import Slope
-from asrswitch.stats.verdict import Sample, Verdict, Word, growth_by_model, iterations_needed, judge
+from asrswitch.stats.verdict import SEVERITY, Sample, Verdict, Word, growth_by_model, iterations_needed, judge
 from asrswitch.turns import Turn, switch_ms, turns_of
-
-_SEVERITY = (Word.FLAT, Word.PLATEAU, Word.INCONCLUSIVE, Word.LEAK)
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -163,15 +161,18 @@ class Summary(msgspec.Struct, frozen=True):
 
     @property
     def word(self) -> Word:
-        """The worst of the verdicts; a leak is worse than not knowing."""
-        return max(
-            (item.verdict.word for item in self.verdicts), key=_SEVERITY.index, default=Word.INCONCLUSIVE
-        )
+        """The worst of the verdicts."""
+        return worst_word(self.verdicts)
 
     @property
     def iterations_needed(self) -> int:
         """How many more are likely to decide every verdict; 0 once all are decided."""
         return max((iterations_needed(item.verdict) for item in self.verdicts), default=0)
+
+
+def worst_word(verdicts: Sequence[SubjectVerdict]) -> Word:
+    """A leak is worse than not knowing."""
+    return max((item.verdict.word for item in verdicts), key=SEVERITY.index, default=Word.INCONCLUSIVE)
 
 
 def summarise(records: Sequence[Record]) -> Summary:
@@ -181,7 +182,7 @@ def summarise(records: Sequence[Record]) -> Summary:
     readings = [record for record in records if isinstance(record, Reading)]
     failures = [record for record in records if isinstance(record, Failure)]
     turns = turns_of(records)
-    verdicts = _verdicts(run, records, readings)
+    verdicts = verdicts_of(records)
     done = _iterations_done(run.plan, records, readings)
     finished = _finished(records[-1])
     needed = max((iterations_needed(item.verdict) for item in verdicts), default=0)
@@ -344,7 +345,11 @@ def _drifts(loads: Sequence[Load], spoken: Sequence[Transcription]) -> dict[str,
     return drifts
 
 
-def _verdicts(run: Run, records: Sequence[Record], readings: Sequence[Reading]) -> list[SubjectVerdict]:
+def verdicts_of(records: Sequence[Record]) -> list[SubjectVerdict]:
+    """What the readings of a run say so far; its first record is the run's."""
+    run = records[0]
+    assert isinstance(run, Run)
+    readings = [record for record in records if isinstance(record, Reading)]
     judged = judged_readings(records)
     own = run.plan.memory_limit_bytes
     limit = min(run.machine.memory_limit_bytes, own or run.machine.memory_limit_bytes)

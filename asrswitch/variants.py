@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from asrswitch.catalogue import TYPES
 from asrswitch.errors import UsageError
 from asrswitch.plan import ALLOCATORS, Options, Plan, Strategy, allocator_environment, make_plan
 
@@ -23,15 +24,24 @@ class Varying(msgspec.Struct, frozen=True):
 
     strategies: list[str]
     allocators: list[str]
+    types: list[str | None]
     threads: list[int | None]
+    contexts: list[int | None]
     libraries: list[str | None]
 
 
-def make_varying(strategy: str, allocator: str, threads: str | None, libraries: Sequence[str]) -> Varying:
+def make_varying(
+    strategy: str = Strategy.RELOAD.value,
+    allocator: str = ALLOCATORS[0],
+    type: str | None = None,
+    threads: str | None = None,
+    context: str | None = None,
+    libraries: Sequence[str] = (),
+) -> Varying:
     """Take comma lists apart; ``all`` is all strategies, or all allocators that are installed.
 
     Raises:
-        UsageError: a word twice, an unknown allocator, a list of threads that is none.
+        UsageError: a word twice, an unknown allocator or type, a list of numbers that is none.
     """
     strategies = [s.value for s in Strategy] if strategy == ALL else _words("--strategy", strategy)
     allocators = _words("--allocator", allocator)
@@ -40,7 +50,9 @@ def make_varying(strategy: str, allocator: str, threads: str | None, libraries: 
     for name in allocators:
         if name not in ALLOCATORS:
             raise UsageError(f"--allocator {name}: use {', '.join(ALLOCATORS)}, or all")
-    return Varying(strategies, allocators, _threads(threads), list(libraries) or [None])
+    types = types_from(type)
+    numbers = numbers_from("--threads", threads), numbers_from("--context", context)
+    return Varying(strategies, allocators, types, *numbers, list(libraries) or [None])
 
 
 def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], now: datetime) -> list[Plan]:
@@ -51,15 +63,30 @@ def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], n
     """
     replace = msgspec.structs.replace
     plans: list[Plan] = []
-    for strategy, allocator, threads, (number, library) in itertools.product(
-        varying.strategies, varying.allocators, varying.threads, enumerate(varying.libraries, 1)
+    for strategy, allocator, type, threads, context, (number, library) in itertools.product(
+        varying.strategies,
+        varying.allocators,
+        varying.types,
+        varying.threads,
+        varying.contexts,
+        enumerate(varying.libraries, 1),
     ):
-        its_own = replace(options, strategy=strategy, allocator=allocator, threads=threads, library=library)
+        its_own = replace(
+            options,
+            strategy=strategy,
+            allocator=allocator,
+            type=type,
+            threads=threads,
+            context=context,
+            library=library,
+        )
         plan = make_plan(its_own, environ, now)
         names = [
             strategy if len(varying.strategies) > 1 else "",
             allocator if len(varying.allocators) > 1 else "",
+            f"{type}" if len(varying.types) > 1 else "",
             f"threads-{threads}" if len(varying.threads) > 1 else "",
+            f"context-{context}" if len(varying.contexts) > 1 else "",
             f"library-{number}" if len(varying.libraries) > 1 else "",
         ]
         variant = "-".join(name for name in names if name)
@@ -75,24 +102,46 @@ def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], n
     return [replace(plan, rounds=rounds) for plan in plans]
 
 
-def _words(option: str, word: str) -> list[str]:
-    words = word.split(",")
-    if len({*words}) < len(words) or "" in words:
-        raise UsageError(f"{option} {word}: give each once, with commas between")
-    return words
+def types_from(word: str | None) -> list[str | None]:
+    """Types of matrices with commas between; one that is None where none was given.
+
+    Raises:
+        UsageError: an unknown type, or one twice.
+    """
+    if word is None:
+        return [None]
+    words = _words("--type", word)
+    for type in words:
+        if type not in TYPES:
+            raise UsageError(f"--type {type}: use {', '.join(TYPES)}")
+    return [*words]
 
 
-def _threads(word: str | None) -> list[int | None]:
-    """Numbers with commas between, and ranges such as 1-4."""
+def numbers_from(option: str, word: str | None) -> list[int | None]:
+    """Numbers with commas between, and ranges such as 1-4; one that is None where none were given.
+
+    Raises:
+        UsageError: no number, a number twice, more of them than runs are compared.
+    """
     if word is None:
         return [None]
     numbers: list[int | None] = []
     for part in word.split(","):
         first, dash, last = part.partition("-")
         ends = [first, last] if dash else [first]
-        if not all(end.isascii() and end.isdecimal() and len(end) <= 6 for end in ends):
-            raise UsageError(f"--threads {word}: give a number, or several such as 1,2 or 1-4")
-        numbers += range(int(ends[0]), int(ends[-1]) + 1)
+        if not all(end.isascii() and end.isdecimal() and len(end) <= 8 for end in ends):
+            raise UsageError(f"{option} {word}: give a number, or several such as 1,2 or 1-4")
+        low, high = int(ends[0]), int(ends[-1])
+        if high - low >= _MOST_RUNS:
+            raise UsageError(f"{option} {word}: {high - low + 1} numbers; give at most {_MOST_RUNS}")
+        numbers += range(low, high + 1)
     if not numbers or len({*numbers}) < len(numbers):
-        raise UsageError(f"--threads {word}: give each number once, ranges from low to high")
+        raise UsageError(f"{option} {word}: give each number once, ranges from low to high")
     return numbers
+
+
+def _words(option: str, word: str) -> list[str]:
+    words = word.split(",")
+    if len({*words}) < len(words) or "" in words:
+        raise UsageError(f"{option} {word}: give each once, with commas between")
+    return words

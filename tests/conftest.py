@@ -17,7 +17,7 @@ import soundfile
 
 from asrswitch.cli import main
 from helpers.instruction_sets import NEEDS, lacking
-from support import ROOT
+from support import ROOT, without_progress
 
 
 def pytest_configure() -> None:
@@ -95,7 +95,10 @@ def command(fake_library: Path, clip: Path, tmp_path: Path) -> Callable[..., lis
 def run(
     command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run it to its end: in this process, which has imported all of it, with workers of its own."""
+    """Run it to its end: in this process, which has imported all of it, with workers of its own.
+
+    Lines of progress, `[1/4] ...`, are left out of ``stderr``.
+    """
 
     def start(
         *models: str, iterations: int = 2, options: tuple[str, ...] = ()
@@ -109,6 +112,7 @@ def run(
         for stream in (output, errors):
             stream.seek(0)
             texts.append(stream.read())
+        texts[1] = without_progress(texts[1])
         return subprocess.CompletedProcess(words, code, *texts)
 
     return start

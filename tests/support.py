@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,3 +24,8 @@ def alive(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+def without_progress(errors: str) -> str:
+    """What a run wrote on standard error beside its lines of progress, ``[1/4] ...``."""
+    return "".join(line for line in errors.splitlines(True) if not re.match(r"\[\d+/[\d?]+\] ", line))

@@ -64,7 +64,7 @@ def test_the_reference_is_given_read_or_found_beside_the_clip(model: str, tmp_pa
         ({"models": ["a\nb=/nowhere/m.bin"]}, {}, "a\\nb"),
         ({"references": ["@"]}, {}, "after the @"),
         ({"language": "Klingon"}, {}, "Klingon"),
-        ({"models": ["nolabel"]}, {}, "LABEL=PATH"),
+        ({"models": ["noname"]}, {}, "no model of this name is here"),
         ({"models": ["a=/nowhere/m.bin"]}, {}, "/nowhere/m.bin"),
         ({"models": ["a=/"]}, {}, "not a file"),
         ({"audio": ["/nowhere/a.wav"]}, {}, "/nowhere/a.wav"),
@@ -103,7 +103,7 @@ def test_an_embedded_model_that_is_missing_is_named(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asrswitch.plan.resources.files", lambda _package: tmp_path)
-    with pytest.raises(UsageError, match=r"digits-small\.bin.*install again.*--model LABEL=PATH"):
+    with pytest.raises(UsageError, match=r"digits-small\.bin.*install again.*--model PATH"):
         make_plan(Options(iterations="1", audio=[str(clip)]), {}, NOW)
 
 

@@ -25,11 +25,13 @@ def plans_of(
     iterations: str = "20",
     strategy: str = "reload",
     allocator: str = "glibc",
+    type: str | None = None,
     threads: str | None = None,
+    context: str | None = None,
     libraries: tuple[str, ...] = (),
 ) -> list[Plan]:
     options = Options(iterations=iterations, models=[f"m={model}"], audio=[str(clip)], out="/o")
-    return make_plans(options, make_varying(strategy, allocator, threads, libraries), {}, NOW)
+    return make_plans(options, make_varying(strategy, allocator, type, threads, context, libraries), {}, NOW)
 
 
 def test_one_of_each_is_one_run_with_no_name(model: str, clip: Path) -> None:
@@ -58,6 +60,21 @@ def test_what_varies_gives_every_combination_a_name(model: str, clip: Path) -> N
     }
 
 
+def test_types_and_contexts_are_factors(clip: Path, tmp_path: Path) -> None:
+    for type in ("q4_0", "q8_0"):
+        (tmp_path / f"qwen3-asr-0.6b-{type}.bin").write_bytes(b"x")
+    options = Options(iterations="20", models=["0.6B"], audio=[str(clip)], out="/o")
+    varying = make_varying(type="q4_0,q8_0", context="256,512")
+    plans = make_plans(options, varying, {"ASRSWITCH_MODELS": str(tmp_path)}, NOW)
+    assert [plan.variant for plan in plans] == [
+        f"{type}-context-{context}" for type in ("q4_0", "q8_0") for context in (256, 512)
+    ]
+    assert [(Path(plan.models[0].path).name, plan.context) for plan in plans] == [
+        (f"qwen3-asr-0.6b-{type}.bin", context) for type in ("q4_0", "q8_0") for context in (256, 512)
+    ]
+    assert {plan.models[0].label for plan in plans} == {"0.6B"}
+
+
 def test_allocators_differ_in_the_workers_environment_alone(model: str, clip: Path) -> None:
     plans = {plan.variant: plan for plan in plans_of(model, clip, allocator="all")}
     assert plans["glibc"].environment == {}
@@ -80,7 +97,13 @@ def test_allocators_differ_in_the_workers_environment_alone(model: str, clip: Pa
         ({"threads": "1,,2"}, "--threads 1,,2"),
         ({"threads": "0"}, "--threads is 0"),
         ({"threads": "two"}, "--threads two"),
-        ({"threads": "1-100"}, "100 combinations"),
+        ({"threads": "1-100"}, "--threads 1-100: 100 numbers"),
+        ({"threads": "1-9", "context": "1-9"}, "81 combinations"),
+        ({"context": "1k"}, "--context 1k"),
+        ({"context": "0"}, "--context is 0"),
+        ({"type": "q4"}, "--type q4: use q4_0"),
+        ({"type": "q4_0,q4_0"}, "--type q4_0,q4_0"),
+        ({"type": "q4_0"}, "is a file"),
         ({"strategy": "all", "iterations": "auto"}, "--iters auto"),
         ({"threads": "1,2", "iterations": "auto:30m"}, "--iters auto:30m"),
     ],

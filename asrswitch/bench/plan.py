@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 
 import msgspec
 
 from asrswitch import plan as run_plan
+from asrswitch.catalogue import label_and_path
 from asrswitch.errors import LibraryError, UsageError
 from asrswitch.native.locate import find_library
-from asrswitch.plan import DEFAULT_TIMEOUT_S, MOST_THREADS, Model
+from asrswitch.plan import DEFAULT_TIMEOUT_S, Model, threads_from
+from asrswitch.variants import numbers_from, types_from
 
 DEFAULT_REPETITIONS = 10
 DEFAULT_WARMUPS = 2
@@ -26,7 +27,8 @@ class BenchOptions(msgspec.Struct, frozen=True):
 
     models: Sequence[str] = ()  # [LABEL=]PATH
     audio: str | None = None
-    threads: str | None = None  # N[,N...]
+    types: str | None = None  # of models that are given by name, with commas between
+    threads: str | None = None  # N[,N...], or ranges
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     repetitions: int = DEFAULT_REPETITIONS
     warmups: int = DEFAULT_WARMUPS
@@ -65,14 +67,15 @@ def make_bench_plan(options: BenchOptions, environ: Mapping[str, str]) -> BenchP
         raise UsageError(f"--warmups is {options.warmups}: give a number from 0 to {MOST_REPETITIONS}")
     if len(options.libraries) > len(LIBRARY_NAMES):
         raise UsageError(f"{len(options.libraries)} --library: give one, or two to compare")
-    threads = _threads(options.threads) if options.threads is not None else None
+    threads = [threads_from(count, environ) for count in numbers_from("--threads", options.threads)]
     # Models, clip and what the environment says are the same as for a run, and checked there.
     run = run_plan.make_plan(
         run_plan.Options(
             iterations="1",
-            models=[_with_label(word) for word in options.models],
+            models=_of_each_type(options.models, types_from(options.types), environ),
+            type=options.types if not options.models else None,
             audio=[options.audio] if options.audio else [],
-            threads=threads[0] if threads else None,
+            threads=threads[0],
             max_new_tokens=options.max_new_tokens,
             timeout_s=options.timeout_s,
         ),
@@ -87,7 +90,7 @@ def make_bench_plan(options: BenchOptions, environ: Mapping[str, str]) -> BenchP
     return BenchPlan(
         models=run.models,
         audio=run.clips[0].path if options.audio else None,
-        threads=threads or (run.threads,),
+        threads=tuple(threads),
         max_new_tokens=run.max_new_tokens,
         repetitions=options.repetitions,
         warmups=options.warmups,
@@ -99,22 +102,11 @@ def make_bench_plan(options: BenchOptions, environ: Mapping[str, str]) -> BenchP
     )
 
 
-def _with_label(word: str) -> str:
-    """LABEL=PATH for a path alone: its name without the ending."""
-    is_file = False
-    with contextlib.suppress(OSError):  # with its label, a name can be too long for a file
-        is_file = Path(word).is_file()
-    return word if "=" in word and not is_file else f"{Path(word).stem}={word}"
-
-
-def _threads(word: str) -> tuple[int, ...]:
-    try:
-        counts = tuple(int(part) for part in word.split(","))
-    except ValueError:
-        raise UsageError(f"--threads {word}: give whole numbers, as in 1,2") from None
-    for count in counts:
-        if not 1 <= count <= MOST_THREADS:
-            raise UsageError(f"--threads {word}: give numbers from 1 to {MOST_THREADS}")
-    if len(set(counts)) < len(counts):
-        raise UsageError(f"--threads {word}: give each number once")
-    return counts
+def _of_each_type(words: Sequence[str], types: Sequence[str | None], environ: Mapping[str, str]) -> list[str]:
+    """LABEL=PATH of each model in each type; of several types the label says which."""
+    models = []
+    for word in words:
+        for type in types:
+            label, path = label_and_path(word, type, environ)
+            models.append(f"{label}-{type}={path}" if len(types) > 1 else f"{label}={path}")
+    return models

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from asrswitch.catalogue.directory import find_model, models_directory
+from asrswitch.catalogue.directory import TYPES, find_model, models_directory
+from asrswitch.catalogue.naming import label_and_path
 
-__all__ = ["find_model", "models_directory"]
+__all__ = ["TYPES", "find_model", "label_and_path", "models_directory"]

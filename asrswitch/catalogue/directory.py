@@ -12,7 +12,7 @@ from asrswitch.user_cache import cache_directory
 
 VARIABLE = "ASRSWITCH_MODELS"
 # In the order in which they are taken where several are there and none was asked for.
-_TYPES = (DEFAULT_TYPE, "q8_0", "q4_1", "f16", "f32")
+TYPES = (DEFAULT_TYPE, "q8_0", "q4_1", "f16", "f32")
 
 
 def models_directory(environ: Mapping[str, str]) -> Path | None:
@@ -60,7 +60,7 @@ def present_models(directory: Path | None) -> list[Path]:
 
 
 def _types(type: str | None) -> tuple[str, ...]:
-    return _TYPES if type is None else (type,)
+    return TYPES if type is None else (type,)
 
 
 def _is_file(path: Path) -> bool:

@@ -25,13 +25,16 @@ from asrswitch.plan import DEFAULT_TIMEOUT_S
 from asrswitch.report.console import show
 from asrswitch.worker_process import StopSignals
 
+REMEDY_FOR_OUTPUT = "use --out FILE"
+
 
 def main(words: Sequence[str]) -> int:
     """Measure ceilings and stages, and print them side by side."""
-    given = _bench_parser().parse_args(words)
+    given = make_parser().parse_args(words)
     options = BenchOptions(
         models=given.model,
         audio=given.audio,
+        types=given.type,
         threads=given.threads,
         max_new_tokens=given.max_new_tokens,
         repetitions=given.repetitions,
@@ -60,25 +63,32 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _bench_parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m asrswitch bench",
         description="Measure what this machine can do at best, and each stage of the engine against it.",
     )
     add = parser.add_argument
     add("-m", "--model", action="append", default=[], metavar="[LABEL=]PATH",
-        help="repeatable; default: the two embedded ones")  # fmt: skip
-    add("--audio", metavar="FILE", help="default: 11 seconds of an embedded sample")
-    add("--threads", metavar="N[,N...]", help="default: the physical cores this process may use")
+        help="or a name as in `models list`; repeatable; default: the two embedded ones")  # fmt: skip
+    add("-a", "--audio", metavar="FILE", help="default: 11 seconds of an embedded sample")
+    add("--type", metavar="TYPE[,...]", help="of models given by name, as q4_0,q8_0")
+    add("-t", "--threads", metavar="N[,N...]",
+        help="as 1,2 or 1-4; default: the physical cores this process may use")  # fmt: skip
     add(
-        "--max-new-tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, metavar="N", help="default: %(default)s"
+        "-n",
+        "--max-new-tokens",
+        type=int,
+        default=DEFAULT_MAX_NEW_TOKENS,
+        metavar="N",
+        help="default: %(default)s",
     )
     add(
         "-r", "--repetitions", type=int, default=DEFAULT_REPETITIONS, metavar="N", help="default: %(default)s"
     )
     add("--warmups", type=int, default=DEFAULT_WARMUPS, metavar="N",
         help="repetitions before those, which do not count; default: %(default)s")  # fmt: skip
-    add("--library", action="append", default=[], metavar="FILE",
+    add("-l", "--library", action="append", default=[], metavar="FILE",
         help="another library with the same C interface; give two to compare them, run by run")  # fmt: skip
     add("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S",
         help="for a step; default: %(default)g seconds")  # fmt: skip
@@ -86,5 +96,5 @@ def _bench_parser() -> argparse.ArgumentParser:
     add(
         "--format", choices=WRITERS, default="text", help="default: %(default)s; json holds every measurement"
     )
-    add("--out", metavar="FILE", type=Path, help="instead of standard output")
+    add("-o", "--out", metavar="FILE", type=Path, help="instead of standard output")
     return parser

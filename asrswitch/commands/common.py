@@ -18,6 +18,7 @@ from asrswitch.memory.guard import MachineLock
 
 PLAIN_WIDTH = 160
 FAILURE, LEAK, INCONCLUSIVE, INVALID = 1, 3, 4, 5
+READER_GONE = 141  # 128 + SIGPIPE: what shells say of a program that ended because nobody read on
 
 
 class Parser(argparse.ArgumentParser):

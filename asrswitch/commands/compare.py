@@ -16,6 +16,7 @@ from asrswitch.compare.runs import Side, read_sides, what_differs
 from asrswitch.errors import UsageError, printable
 from asrswitch.report.console import show
 
+READER_MAY_LEAVE = True
 _EPILOG = """\
 examples:
   asrswitch compare runs/monday runs/tuesday
@@ -29,7 +30,7 @@ exit codes: 0 done, 1 a bound of --fail-on is broken, 2 usage, or runs of differ
 
 def main(words: Sequence[str]) -> int:
     """Compare runs with the first of them."""
-    given = _parser().parse_args(words)
+    given = make_parser().parse_args(words)
     bounds = [] if given.fail_on is None else parse_bounds(given.fail_on)
     sides = read_sides(given.runs, _groups(given.group))
     if not given.force:
@@ -71,7 +72,7 @@ def _groups(words: Sequence[str]) -> dict[str, list[Path]]:
     return groups
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="asrswitch compare",
         description="Hold runs against the first of them: ratios, intervals, and what is more than chance.",

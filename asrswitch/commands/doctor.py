@@ -20,6 +20,7 @@ from asrswitch.errors import printable
 from asrswitch.report.console import show
 from asrswitch.worker_process import StopSignals
 
+READER_MAY_LEAVE = True
 _STYLES = {Mark.OK: "green", Mark.LIMITED: "yellow", Mark.MISSING: "bold red"}
 _MARK_WIDTH = max(len(mark.value) for mark in Mark)
 _EPILOG = """\
@@ -30,14 +31,7 @@ example: python -m asrswitch doctor --json
 
 def main(words: Sequence[str]) -> int:
     """Examine this machine."""
-    parser = Parser(
-        prog="python -m asrswitch doctor",
-        description="What this machine can do, what will be missing from a report, and how to get it.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", action="store_true", help="the same as JSON")
-    given = parser.parse_args(words)
+    given = make_parser().parse_args(words)
     with StopSignals() as stop:
         diagnosis = examine(stop)
     if given.json:
@@ -45,6 +39,17 @@ def main(words: Sequence[str]) -> int:
     else:
         show(console(), render(diagnosis))
     return 0 if diagnosis.ready else FAILURE
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m asrswitch doctor",
+        description="What this machine can do, what will be missing from a report, and how to get it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
+    return parser
 
 
 def examine(stop: StopSignals) -> Diagnosis:

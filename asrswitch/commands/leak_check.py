@@ -27,7 +27,7 @@ from asrswitch.worker_process import StopSignals
 
 def main(words: Sequence[str]) -> int:
     """Make cycles under valgrind, and print what each further one loses."""
-    given = _leak_check_parser().parse_args(words)
+    given = make_parser().parse_args(words)
     options = LeakCheckOptions(
         tool=given.tool,
         library=given.library,
@@ -62,7 +62,7 @@ def _leak_check_code(report: LeakCheckReport) -> int:
     return INCONCLUSIVE if report.word is Word.INCONCLUSIVE else 0
 
 
-def _leak_check_parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m asrswitch leak-check",
         description="Load, transcribe, unload under valgrind: what is lost in each cycle, and where it was "
@@ -73,8 +73,8 @@ def _leak_check_parser() -> argparse.ArgumentParser:
         help="memcheck: lost blocks and errors; massif: the heap over time; dhat: who allocates how much; "
         "default: %(default)s")  # fmt: skip
     add("--library", metavar="FILE", help="another library with the same C interface")
-    add("-m", "--model", action="append", default=[], metavar="LABEL=PATH",
-        help="repeatable; default: the two embedded ones")  # fmt: skip
+    add("-m", "--model", action="append", default=[], metavar="[LABEL=]PATH",
+        help="or a name as in `models list`; repeatable; default: the two embedded ones")  # fmt: skip
     add("--audio", metavar="FILE", help="default: the embedded telephone number")
     add("--cycles", type=int, default=DEFAULT_CYCLES, metavar="N",
         help="of each model, in the longer run; default: %(default)s")  # fmt: skip

@@ -33,6 +33,7 @@ from asrswitch.model_facts import describe, describe_memory, model_facts
 from asrswitch.plan import DEFAULT_MAX_NEW_TOKENS
 from asrswitch.worker_process import StoppedError, StopSignals
 
+READER_MAY_LEAVE = True  # the files that it makes are there all the same
 _EPILOG = """\
 examples:
   python -m asrswitch models fetch 0.6B && python -m asrswitch --iters 50 -m 0.6B
@@ -46,6 +47,23 @@ What broke off goes on where it was. HF_ENDPOINT and MODELSCOPE_DOMAIN name mirr
 
 def main(words: Sequence[str]) -> int:
     """Fetch, list, convert, synthesise or show models."""
+    given = make_parser().parse_args(words)
+    if given.verb == "show":
+        options = MemoryOptions(given.clip, given.context, given.threads, given.max_new_tokens)
+        return _show_model(given.file, make_question(options, os.environ), given.json)
+    if given.verb == "list":
+        return _show_list(given.json)
+    with _raising_on_sigterm(), _transfer_bar() as progress:
+        if given.verb == "fetch":
+            fetch(given.name, given.type, given.dest, os.environ, _say, progress)
+        elif given.verb == "convert":
+            convert(given.checkpoint, given.output, given.type, progress)
+        else:
+            synthesise(given.output, given.preset, TYPES[given.type], given.seed, progress)
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m asrswitch models",
         description="Get and make model files, and look into them.",
@@ -86,20 +104,7 @@ def main(words: Sequence[str]) -> int:
         help="likewise (default: the physical cores this process may use)")  # fmt: skip
     show_file.add_argument("--max-new-tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, metavar="N",
         help="likewise (default %(default)s)")  # fmt: skip
-    given = parser.parse_args(words)
-    if given.verb == "show":
-        options = MemoryOptions(given.clip, given.context, given.threads, given.max_new_tokens)
-        return _show_model(given.file, make_question(options, os.environ), given.json)
-    if given.verb == "list":
-        return _show_list(given.json)
-    with _raising_on_sigterm(), _transfer_bar() as progress:
-        if given.verb == "fetch":
-            fetch(given.name, given.type, given.dest, os.environ, _say, progress)
-        elif given.verb == "convert":
-            convert(given.checkpoint, given.output, given.type, progress)
-        else:
-            synthesise(given.output, given.preset, TYPES[given.type], given.seed, progress)
-    return 0
+    return parser
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ from asrswitch.report.tables import parts, to_csv, to_json, to_markdown, to_text
 from asrswitch.stats.verdict import Word
 from asrswitch.summary import Summary
 
+REMEDY_FOR_OUTPUT = "use -o FILE"
+READER_MAY_LEAVE = True
 HTML_NAME = "report.html"
 _FORMATS = ("text", "md", "csv", "json", "html")
 _ROWS = ("models", "turns")
@@ -28,6 +30,15 @@ _EXAMPLES = """examples:
 
 def main(words: Sequence[str]) -> int:
     """Show a run, or the comparison of several, made anew from their logs."""
+    given = make_parser().parse_args(words)
+    if given.rows and given.format != "csv":
+        raise UsageError(f"--rows {given.rows} with --format {given.format}: it is of csv; add --format csv")
+    report = read_report(given.run_dir, make_need(given.memory_limit, given.switches_per_hour))
+    _write(report, given.format, given.rows or "models", given.out)
+    return exit_code(report.summaries, check=True) if given.check else 0
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="asrswitch report",
         description="Show an earlier run, made anew from its log; of several that took turns, compare them.",
@@ -57,12 +68,7 @@ def main(words: Sequence[str]) -> int:
         action="store_true",
         help="exit 1 on failures, 5 when not to be trusted, 3 on a leak, 4 when inconclusive",
     )
-    given = parser.parse_args(words)
-    if given.rows and given.format != "csv":
-        raise UsageError(f"--rows {given.rows} with --format {given.format}: it is of csv; add --format csv")
-    report = read_report(given.run_dir, make_need(given.memory_limit, given.switches_per_hour))
-    _write(report, given.format, given.rows or "models", given.out)
-    return exit_code(report.summaries, check=True) if given.check else 0
+    return parser
 
 
 def _write(report: Report, form: str, rows: str, out: Path | None) -> None:

@@ -47,16 +47,18 @@ from asrswitch.summary import Summary
 from asrswitch.variants import make_plans, make_varying
 from asrswitch.worker_process import StopSignals
 
+REMEDY_FOR_OUTPUT = "`report RUN_DIR` prints a run's tables"
 # Options that are read here, or that make several plans of one set of options.
 _OF_THE_COMMAND = ("resume", "experiment", "check", "dry_run", "quiet", "json")
-_NOT_OF_A_PLAN = {"threads", "strategy", "allocator", "library", *_OF_THE_COMMAND}
+_NOT_OF_A_PLAN = {"type", "threads", "context", "strategy", "allocator", "library", *_OF_THE_COMMAND}
 _HELP = f"""\
 usage: asrswitch [run] --iters N [options]            `python -m asrswitch` does the same
 
 Switch between speech models again and again; measure what it costs and whether the memory comes back.
 
   -r, --iters N            turns of each model; auto, auto:500, auto:30m: until the verdict is decided
-  -m, --model LABEL=PATH   repeatable; default: the two embedded ones
+  -m, --model [LABEL=]PATH    or a name as in `models list`; repeatable; default: the embedded ones
+      --type TYPE          of models given by name, as q4_0
   -a, --audio FILE         repeatable; default: an embedded telephone number
       --reference TEXT     or @FILE, one a clip; default: .txt beside it
       --language NAME      force it: Chinese, zh, English, en, and so on
@@ -81,12 +83,12 @@ Switch between speech models again and again; measure what it costs and whether 
       --label TEXT, --metadata KEY=VALUE   written down with the run
       --check              exit 3 on a leak, 4 when inconclusive, 5 when the run is not to be trusted
       --quiet, --json      nothing but the result; the result as JSON
-      --dry-run, --version, -h, --help
+      --dry-run, --version, -h, --help; as the only option: --completion bash|zsh|fish
 
-Lists as in -t 1,2 or -s reload,isolate, and -l twice, make runs that take turns and are compared.
+Lists as in -t 1,2 or -s reload,isolate (-c, --type, --allocator) and -l twice: runs in turns, compared.
 Other verbs: transcribe, bench, leak-check, report, compare, models, doctor; each has its own --help.
   python -m asrswitch --iters 50
-  python -m asrswitch --iters auto -m small=s.bin -m large=l.bin --check
+  python -m asrswitch --iters auto -m small.bin -m large.bin --check
 Environment, for absent options: INFERENCE_THREADS, CONTEXT_LENGTH, ASR_LANGUAGE, {VARIABLE}.
 Exit codes: 0 done, 1 failure, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM;
 with --check 3 leak, 4 inconclusive, 5 invalid.
@@ -95,7 +97,7 @@ with --check 3 leak, 4 inconclusive, 5 invalid.
 
 def main(words: Sequence[str]) -> int:
     """Make a run, or several that take turns, or go on with them."""
-    given = vars(_parser().parse_args(words))
+    given = vars(make_parser().parse_args(words))
     earlier = _earlier(given) if "resume" in given else []
     options = _merge(given)
     plans = [run.plan for run in earlier] or _plans(options)
@@ -117,7 +119,7 @@ def main(words: Sequence[str]) -> int:
         clips = [audio.prepare(Path(clip.path), Path(scratch)) for clip in plans[0].clips]
         paths = [make_out_directory(plan.out, resume=bool(earlier)) / LOG_NAME for plan in plans]
         calm = options.get("quiet") or options.get("json")
-        with RunProgress(terminal, plans, n_cycles_over(logs), quiet=bool(calm)) as progress:
+        with RunProgress(Console(stderr=True), plans, n_cycles_over(logs), quiet=bool(calm)) as progress:
             try:
                 _run_in_turns(plans, libraries, logs, paths, clips, stop, progress)
             except AsrSwitchError as error:
@@ -170,7 +172,7 @@ def _run_in_turns(
         runners = []
         for plan, library, log, path in zip(plans, libraries, logs, paths, strict=True):
             writer = stack.enter_context(LogWriter(path, resume=bool(log)))
-            observers = [progress.observer(plan), *([log.append] if plan.until_decided else [])]
+            observers = [progress.observer(plan, log), *([log.append] if plan.until_decided else [])]
             runner = Runner(plan, library, clips, writer, stop, observers, earlier=log)
             runners.append(stack.enter_context(runner))
         for run, cycles in take_turns(plans, logs):
@@ -192,7 +194,9 @@ def _plans(options: Mapping[str, Any]) -> list[Plan]:
     varying = make_varying(
         options.get("strategy", Strategy.RELOAD.value),
         options.get("allocator", ALLOCATORS[0]),
+        options.get("type"),
         options.get("threads"),
+        options.get("context"),
         options.get("library", ()),
     )
     return make_plans(Options(**plain), varying, os.environ, datetime.now())
@@ -217,13 +221,15 @@ class _RunParser(Parser):
         return _HELP
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = _RunParser()
     add = parser.add_argument
     for names in (
         ("-r", "--iters"),
         ("--language",),
+        ("--type",),
         ("-t", "--threads"),
+        ("-c", "--context"),
         ("-s", "--strategy"),
         ("--allocator",),
         ("--memory-limit",),
@@ -244,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--metadata",),
     ):
         add(*names, action="append")
-    for names in (("-c", "--context"), ("-n", "--max-new-tokens"), ("--seed",)):
+    for names in (("-n", "--max-new-tokens"), ("--seed",)):
         add(*names, type=int)
     for name in ("--switches-per-hour", "--sample-hz", "--timeout"):
         add(name, type=float)

@@ -8,6 +8,7 @@ import errno
 import os
 import platform
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -19,15 +20,16 @@ import soxr
 
 from asrswitch import __version__
 from asrswitch.audio import MAX_SECONDS
-from asrswitch.commands.common import FAILURE, Parser
+from asrswitch.catalogue import label_and_path
+from asrswitch.commands.common import FAILURE, READER_GONE, Parser
 from asrswitch.errors import AsrSwitchError, AudioError, UsageError, printable
 from asrswitch.plan import DEFAULT_MAX_NEW_TOKENS, check_new_tokens, context_from, threads_from
 from asrswitch.transcription.api import DEFAULT_MAX_CHUNK_S, LEAST_MAX_CHUNK_S, Model, Result, Stream, load
 from asrswitch.transcription.sources import Source
 
+REMEDY_FOR_OUTPUT = "use -o FILE"
 STDIN = "-"
 _DEFAULT_MODEL = "digits-large"
-_READER_GONE = 141  # as of a program that SIGPIPE ended
 _EPILOG = """\
 examples:
   python -m asrswitch transcribe -m 0.6b.bin talk.mp3
@@ -48,8 +50,8 @@ class _OutputError(AsrSwitchError):
 
 def main(words: Sequence[str]) -> int:
     """Transcribe each file; failure if one of them could not be."""
-    given = _parser().parse_args(words)
-    label, path = _model(given.model)
+    given = make_parser().parse_args(words)
+    label, path = label_and_path(given.model or _DEFAULT_MODEL)
     _check(given)
     if given.model is None:
         _note(f"no --model is given: {label} of this package transcribes, which knows spoken digits only")
@@ -78,7 +80,7 @@ def main(words: Sequence[str]) -> int:
             except _OutputError:
                 raise
             except _ReaderGoneError:
-                return _READER_GONE
+                return READER_GONE
             except AsrSwitchError as error:
                 _note(str(error))
                 failed = True
@@ -86,27 +88,30 @@ def main(words: Sequence[str]) -> int:
 
 
 class _Writer:
-    """Where texts go. Each is a line, below one with the file's name where there are several files."""
+    """Where texts go. Each is a line, below one with the file's name where there are several files.
+
+    A terminal gets them without control characters: a model or a library is not to give it orders.
+    """
 
     def __init__(self, output: TextIO, path: Path | None, several: bool) -> None:
         self._output = output
         self._path = path  # None for standard output
         self._several = several
+        self._live = output.isatty()
         self._blank = ""  # before the next heading
 
     def text(self, word: str, stream: Stream) -> None:
         """Write a text as it comes: in its pieces where that is seen, else in repaired chunks."""
-        live = self._output.isatty()
         written = 0
         in_line = False
         try:
             for piece in stream:
-                addition = piece if live else stream.text[written:]
+                addition = _without_controls(piece) if self._live else stream.text[written:]
                 if addition:
                     self._write(addition if in_line else self._heading(word) + addition)
                     in_line = True
                     written += len(addition)
-            rest = "" if live else stream.text[written:]
+            rest = "" if self._live else stream.text[written:]
             self._write((rest if in_line else self._heading(word) + rest) + "\n")
         except (KeyboardInterrupt, AsrSwitchError) as error:
             if in_line and not isinstance(error, _OutputError):
@@ -115,7 +120,7 @@ class _Writer:
 
     def line(self, line: str) -> None:
         """Write a line."""
-        self._write(line + "\n")
+        self._write((_without_controls(line) if self._live else line) + "\n")
 
     def _heading(self, word: str) -> str:
         if not self._several:
@@ -140,6 +145,17 @@ class _Writer:
             raise _ReaderGoneError from None
         where = "standard output" if self._path is None else str(self._path)
         raise _OutputError(f"{where}: cannot be written ({error.strerror}); name another place by -o FILE")
+
+
+def _without_controls(text: str) -> str:
+    """The text with its control characters as escapes, which are also JSON's.
+
+    Only these, where ``printable`` takes more: words of Persian and Hindi are written with joiners, and
+    Chinese has a wide space.
+    """
+    return "".join(
+        f"\\u{ord(letter):04x}" if unicodedata.category(letter) == "Cc" else letter for letter in text
+    )
 
 
 @contextlib.contextmanager
@@ -186,21 +202,6 @@ def _as_json(word: str, label: str, model: Model, result: Result) -> str:
     return msgspec.json.encode(everything).decode()
 
 
-def _model(word: str | None) -> tuple[str, str]:
-    """Label and file or name of ``LABEL=PATH`` or a path alone, which may have an equals sign in it."""
-    if word is None:
-        return _DEFAULT_MODEL, _DEFAULT_MODEL
-    label, equals, path = word.partition("=")
-    with contextlib.suppress(OSError):  # with its label, a name can be too long for a file
-        if Path(word).is_file():
-            return Path(word).stem, word
-    if not equals:
-        return word, word
-    if not (label and path):
-        raise UsageError(f"--model {word}: write PATH or LABEL=PATH, for example 0.6B=models/0.6b.bin")
-    return label, path
-
-
 def _source(word: str) -> Source:
     if word != STDIN:
         return word
@@ -226,7 +227,7 @@ def _note(text: str) -> None:
     print(f"asrswitch: {printable(text)}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m asrswitch transcribe",
         description="Transcribe audio of any length.",

@@ -27,6 +27,8 @@ POWER = 0.8
 # That a single run is divided into. The fewer, the longer, and the less does one tell of the next; the more,
 # the more they tell.
 STRETCHES = 6
+# Of pairs in order of their difference: one in so many is left out at each end, if so many are then left.
+_CUT, _FEWEST_KEPT = 5, 6
 _MOST_CARRIED = 0.99  # a bound, so that intervals stay finite
 _REPLICATES = 2_000  # even
 _NORMAL = 1.959964  # quantile of the normal distribution at the ends of an interval
@@ -142,13 +144,26 @@ def from_intervals(first: tuple[float, float, float], second: tuple[float, float
 
 
 def within_pairs(differences: Sequence[float]) -> Difference:
-    """The mean of the differences of pairs, of two pairs or more."""
-    sample = np.asarray(differences, np.float64)
-    error = math.sqrt(_variance(sample) / len(sample))
+    """The mean of the differences of pairs, of two pairs or more; of many pairs, of those in the middle.
+
+    One stretch that somebody else's work slowed is enough to hide a difference of all the others. Where it
+    leaves ``_FEWEST_KEPT`` pairs, a fifth is cut off at each end; the error is then that of Tukey and
+    McLaughlin (1963), from the values drawn in to the last that is kept.
+    """
+    sample = np.sort(np.asarray(differences, np.float64))
+    count = len(sample)
+    cut = count // _CUT
+    if count - 2 * cut < _FEWEST_KEPT:
+        cut = 0
+    kept = count - 2 * cut
+    estimate = float(sample[cut : count - cut].mean())
+    drawn_in = np.clip(sample, sample[cut], sample[count - 1 - cut])
+    error = math.sqrt(_variance(drawn_in) * (count - 1) / (kept * (kept - 1)))
     if error == 0:
-        return _certain(float(sample.mean()), len(sample) - 1)
-    strays = np.concatenate([_strays(sample, order) for order in (0, 1)])
-    return _interval(float(sample.mean()), strays, error, len(sample) - 1)
+        return _certain(estimate, kept - 1)
+    strays = np.concatenate([_strays(sample, order, cut) for order in (0, 1)])
+    interval = _interval(estimate, strays, error, count - 1)  # all are resampled
+    return msgspec.structs.replace(interval, freedom=kept - 1)
 
 
 def p_value(difference: Difference, least: float) -> float:
@@ -209,11 +224,15 @@ def _interval(estimate: float, strays: Floats, error: float, freedom: float) -> 
     )
 
 
-def _strays(sample: Floats, order: int) -> Floats:
-    """How far means of resampled units lie from the sample's. [replicates / 2]"""
+def _strays(sample: Floats, order: int, cut: int = 0) -> Floats:
+    """How far means of resampled units lie from the sample's, ``cut`` of them left out at each end.
+
+    [replicates / 2]
+    """
     count = len(sample)
-    means = sample[_draws(count, order)].mean(axis=1)
-    strays: Floats = (means - sample.mean()) * math.sqrt(count / (count - 1))
+    drawn = np.sort(sample[_draws(count, order)], axis=1)[:, cut : count - cut]
+    mean = np.sort(sample)[cut : count - cut].mean()
+    strays: Floats = (drawn.mean(axis=1) - mean) * math.sqrt(count / (count - 1))
     return strays
 
 

@@ -10,7 +10,7 @@ import msgspec
 from asrswitch.records import Failure
 from asrswitch.report.runs import Report
 from asrswitch.report.units import counted, growth, size
-from asrswitch.stats.verdict import Word
+from asrswitch.stats.verdict import SEVERITY, Word
 from asrswitch.summary import SubjectVerdict, Summary
 
 _TITLES = {
@@ -19,7 +19,6 @@ _TITLES = {
     Word.INCONCLUSIVE: "Not decided: whether memory leaks is not known yet",
     Word.LEAK: "Memory leaks",
 }
-SEVERITY = (Word.FLAT, Word.PLATEAU, Word.INCONCLUSIVE, Word.LEAK)
 
 
 class Headline(msgspec.Struct, frozen=True):

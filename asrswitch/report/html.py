@@ -25,12 +25,13 @@ from asrswitch.records import Failure, Point
 from asrswitch.report import charts, series
 from asrswitch.report.console import render_allocators, render_strategies
 from asrswitch.report.differences import Transcripts, transcripts
-from asrswitch.report.headline import SEVERITY, Headline, headline, run_headline
+from asrswitch.report.headline import Headline, headline, run_headline
 from asrswitch.report.runs import Report, ReportedRun
 from asrswitch.report.series import Moment
 from asrswitch.report.tables import machine_facts, method, side_by_side
 from asrswitch.report.units import MIB, growth
 from asrswitch.stats.trend import Slope
+from asrswitch.stats.verdict import SEVERITY
 from asrswitch.summary import ModelSummary, Spread, SubjectVerdict
 from asrswitch.turns import turns_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,18 @@ from rich.progress import (
 from rich.text import Text
 
 from asrswitch.plan import Plan
-from asrswitch.records import Failure, Load, Reading, Record, Release, Transcription
+from asrswitch.records import Failure, Load, Reading, Record, Release, Run, Transcription
 from asrswitch.schedule import Release as ReleaseKind
+from asrswitch.stats.series import MINIMUM_ITERATIONS
+from asrswitch.summary import verdicts_of, worst_word
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _MIB = 1024 * 1024
 _RELEASES = {ReleaseKind.DESTROY: "unload", ReleaseKind.RESTART: "restart", ReleaseKind.EXIT: "exit"}
+# A look at the verdict takes longer the more readings there are: each waits for so many times as many.
+_NEXT_LOOK = 1.3
 
 
 class RunProgress:
@@ -47,13 +52,14 @@ class RunProgress:
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[memory]}", markup=False),
+            TextColumn("{task.fields[verdict]}", markup=False),
             TextColumn("{task.fields[facts]}", markup=False),
             console=console,
             transient=True,
             disable=quiet or not console.is_terminal,
         )
         total = int(self._of) if self._of.isdecimal() else None
-        texts: dict[str, Any] = {"where": "starting", "memory": "", "facts": ""}
+        texts: dict[str, Any] = {"where": "starting", "memory": "", "verdict": "", "facts": ""}
         self._task = self._progress.add_task("", total=total, completed=done, **texts)
 
     def __enter__(self) -> Self:
@@ -65,44 +71,76 @@ class RunProgress:
     ) -> None:
         self._progress.stop()
 
-    def observer(self, plan: Plan) -> Callable[[Record], None]:
-        """What is to be shown the records of a run."""
+    def observer(self, plan: Plan, earlier: Sequence[Record] = ()) -> Callable[[Record], None]:
+        """What is to be shown the records of a run; ``earlier`` are those that its log held before."""
         variant = plan.variant or ""
         name = f"{variant}, " if variant else ""
         of = "" if plan.until_decided else f"/{plan.iterations}"
-
         baseline: list[int] = []  # of the run's first reading
         limit = f" of {plan.memory_limit_bytes / _MIB:,.0f}" if plan.memory_limit_bytes else ""
+        verdict = _VerdictSoFar(plan, earlier)
 
         def observe(record: Record) -> None:
+            if self._quiet:
+                return
             if isinstance(record, Reading):
                 now = record.memory.rss_bytes
                 baseline[:] = baseline or [now]
                 memory = f"{now / _MIB:,.1f}{limit} MiB ({(now - baseline[0]) / _MIB:+,.1f})"
                 self._progress.update(self._task, memory=memory)
+            word = verdict.after(record)
+            if word:
+                self._progress.update(self._task, verdict=f"{name}{word}")
             if isinstance(record, Load | Transcription | Release | Failure | Reading):
-                self._observe(record, variant, f"{name}iteration {record.iteration}{of} {record.model}")
+                where = f"{name}iteration {record.iteration}{of} {record.model}"
+                self._observe(record, variant, where, [fact for fact in (_fact(record), word) if fact])
 
         return observe
 
     def _observe(
-        self, record: Load | Transcription | Release | Failure | Reading, variant: str, where: str
+        self,
+        record: Load | Transcription | Release | Failure | Reading,
+        variant: str,
+        where: str,
+        facts: Sequence[str],
     ) -> None:
-        fact = _fact(record)
-        if fact:
-            self._facts.append(fact)
+        self._facts += facts
         self._progress.update(self._task, where=where, facts=", ".join(self._facts))
-        ended = isinstance(record, Reading) and record.point == "after_unload"
-        if ended or (
+        if _ends_turn(record) or (
             isinstance(record, Failure) and not (record.phase == "transcribe" and record.kind == "error")
         ):
             self._over.add((variant, record.cycle))
             completed = self._earlier + len(self._over)
             self._progress.update(self._task, completed=completed)
-            if not (self._quiet or self._console.is_terminal):
+            if not self._console.is_terminal:
                 line = f"[{completed}/{self._of}] {where}: {', '.join(self._facts)}"
                 self._console.print(Text(line), soft_wrap=True)
             self._facts = []
+
+
+class _VerdictSoFar:
+    """Looks at the verdict when enough readings have come since the last look."""
+
+    def __init__(self, plan: Plan, earlier: Sequence[Record]) -> None:
+        self._n_models = len(plan.models)
+        self._records = [record for record in earlier if isinstance(record, Run | Reading | Release)]
+        self._unloads = sum(isinstance(record, Release) for record in self._records)
+        self._next_look = MINIMUM_ITERATIONS * self._n_models
+
+    def after(self, record: Record) -> str | None:
+        """The verdict in words, where this record is a reason to look again."""
+        if not isinstance(record, Run | Reading | Release):
+            return None
+        self._records.append(record)
+        self._unloads += isinstance(record, Release)
+        if self._unloads < self._next_look or not _ends_turn(record):
+            return None
+        self._next_look = math.ceil(self._unloads * _NEXT_LOOK)
+        return f"memory so far {worst_word(verdicts_of(self._records)).value}"
+
+
+def _ends_turn(record: Record) -> bool:
+    return isinstance(record, Reading) and record.point == "after_unload"
 
 
 def _fact(record: Record) -> str | None:

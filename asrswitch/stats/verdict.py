@@ -52,7 +52,7 @@ _SIZES_FIRST = (
     "descriptors",
     "mappings",
 )
-_SEVERITY = (Word.FLAT, Word.PLATEAU, Word.INCONCLUSIVE, Word.LEAK)
+SEVERITY = (Word.FLAT, Word.PLATEAU, Word.INCONCLUSIVE, Word.LEAK)
 _MEND = {
     "heap in use": "python -m asrswitch leak-check names where it is allocated",
     "heap kept back": "run again with MALLOC_ARENA_MAX=2 or a fixed mmap threshold: it piles up in malloc",
@@ -125,9 +125,7 @@ def judge(samples: Sequence[Sample], memory_limit_bytes: int, one_process: bool 
     findings = {
         name: _finding(name, verdict, samples, memory_limit_bytes) for name, verdict in verdicts.items()
     }
-    word = max(
-        (verdict.word for verdict in verdicts.values()), key=_SEVERITY.index, default=Word.INCONCLUSIVE
-    )
+    word = max((verdict.word for verdict in verdicts.values()), key=SEVERITY.index, default=Word.INCONCLUSIVE)
     order = _SIZES_FIRST if word is Word.PLATEAU else _CAUSES_FIRST
     named = [name for name in order if name in verdicts and verdicts[name].word is word]
     leading = None if word is Word.FLAT or len(samples) < MINIMUM_ITERATIONS else named[0]

@@ -38,12 +38,32 @@ def test_error_and_chance_are_welch_s(first: list[float], second: list[float]) -
 
 
 @pytest.mark.filterwarnings("ignore:Precision loss")
-@given(samples)
-def test_of_pairs_they_are_student_s(differences: list[float]) -> None:
+@given(st.lists(numbers, min_size=2, max_size=7))
+def test_of_few_pairs_they_are_student_s(differences: list[float]) -> None:
     found = within_pairs(differences)
+    assert found.low <= found.estimate <= found.high
     if not found.certain:
         expected = stats.ttest_1samp(differences, 0)
         assert p_value(found, 0) == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss")
+@given(st.lists(numbers, min_size=8, max_size=20))
+def test_of_many_pairs_they_are_yuen_s_of_the_trimmed_mean(differences: list[float]) -> None:
+    found = within_pairs(differences)
+    assert found.estimate == pytest.approx(stats.trim_mean(differences, 0.2), abs=1e-9)
+    assert found.low <= found.estimate <= found.high
+    if not found.certain:
+        expected = stats.ttest_ind(differences, [0.0] * 20, equal_var=False, trim=0.2)
+        assert p_value(found, 0) == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
+
+
+def test_one_disturbed_pair_of_many_hides_nothing() -> None:
+    even = [0.1 + 0.001 * (-1) ** number for number in range(10)]
+    disturbed = [*even[:9], -2.0]
+    assert p_value(within_pairs(even), 0.01) < 1e-6
+    assert p_value(within_pairs(disturbed), 0.01) < 1e-4
+    assert within_pairs(disturbed).estimate == pytest.approx(0.1, abs=0.01)
 
 
 @given(samples, samples, st.floats(1, 9), st.floats(1, 9))

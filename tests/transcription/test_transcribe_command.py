@@ -235,6 +235,43 @@ def test_a_terminal_sees_the_text_as_it_comes_and_ctrl_c_ends_it(tmp_path: Path,
     assert seen.endswith(b"\r\n")
 
 
+def on_a_terminal(*words: str) -> str:
+    """What a terminal gets, with newlines as they were written."""
+    controller, terminal = os.openpty()
+    with os.fdopen(terminal, "w", encoding="utf-8") as output, contextlib.redirect_stdout(output):
+        assert main(["transcribe", *words]) == 0
+    seen = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while True:
+            seen += os.read(controller, 10_000)
+    os.close(controller)
+    return seen.decode().replace("\r\n", "\n")
+
+
+def test_control_characters_reach_files_and_pipes_and_no_terminal(
+    fake_library: Path, script: Callable[..., str], clip: Path, tmp_path: Path
+) -> None:
+    # Red by ESC and by its one-character form, a bell, a return to the line's begin; a Persian joiner stays.
+    text = "a\x1b[31mb\x9b31mc\x07d\re\x7f\u0645\u06cc\u200c\u062e\u3000零"
+    escaped = "a\\u001b[31mb\\u009b31mc\\u0007d\\u000de\\u007f\u0645\u06cc\u200c\u062e\u3000零"
+    words = ["-m", script("fake", text=text, pieces=1), "--library", str(fake_library), str(clip)]
+    assert transcribe(*words).stdout == text + "\n"
+    assert on_a_terminal(*words) == escaped + "\n"
+    assert on_a_terminal(*words, str(clip)).count(escaped + "\n") == 2  # below headings of their own
+    out = tmp_path / "out.txt"
+    assert transcribe(*words, "-o", str(out)).returncode == 0
+    assert out.read_bytes().decode() == text + "\n"
+
+
+def test_json_is_plain_on_a_terminal_too(fake_library: Path, script: Callable[..., str], clip: Path) -> None:
+    text = 'a\x1b[31m"b"\\\x9b31mc\x7f零'
+    words = ["-m", script("fake", text=text), "--library", str(fake_library), "--json", str(clip)]
+    for output in (transcribe(*words).stdout, on_a_terminal(*words)):
+        assert json.loads(output)["text"] == text
+        assert output.count("\n") == 1
+    assert on_a_terminal(*words).rstrip("\n").isprintable()
+
+
 MEMORY = """
 import re, sys, asrswitch
 with asrswitch.load(sys.argv[1], library=sys.argv[2]) as model:
