@@ -149,10 +149,7 @@ def _predict(
             "model": str(model.absolute()),
             "threads": question.threads,
             "context": question.context,
-            "language": None,
             "max_new_tokens": question.max_new_tokens,
-            "preload": False,
-            "lock": False,
         },
         "clip_s": question.clip_s,
     }

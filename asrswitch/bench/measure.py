@@ -143,8 +143,6 @@ class _Bench:
                     "context": self._plan.context,
                     "language": self._plan.language,
                     "max_new_tokens": self._plan.max_new_tokens,
-                    "preload": False,
-                    "lock": False,
                 },
             }
         )

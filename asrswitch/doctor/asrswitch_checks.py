@@ -101,11 +101,7 @@ def check_transcription(library: Path, environ: Mapping[str, str], stop: StopSig
         "load": {
             "model": str(model),
             "threads": 1,
-            "context": None,
-            "language": None,
             "max_new_tokens": _NEW_TOKENS,
-            "preload": False,
-            "lock": False,
         },
     }
     try:

@@ -212,8 +212,6 @@ def _make_cycle(process: WorkerProcess, plan: LeakCheckPlan, model: Model, clip:
             "context": plan.context,
             "language": plan.language,
             "max_new_tokens": plan.max_new_tokens,
-            "preload": False,
-            "lock": False,
         },
     }
     process.request(load, Done, plan.timeout_s)

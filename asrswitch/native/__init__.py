@@ -6,6 +6,7 @@ The only module that owns an ``ffi`` and opens libraries. Imported by the measur
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 import cffi
@@ -81,6 +82,19 @@ def open_library(path: str) -> Any:
         if not hasattr(library, name):
             raise OSError(f"no function {name} in it")
     return library
+
+
+def said(messages: Sequence[tuple[int, str]], kind: int) -> list[str]:
+    """The texts of one kind, of (kind, text) in the order in which a library gave them; none is empty."""
+    return [text for told, text in messages if told == kind and text]
+
+
+def complaint(messages: Sequence[tuple[int, str]], function: str, status: int) -> str:
+    """Why a function failed, in the library's own words where it has said anything."""
+    for kind in (PRINT_ERROR, PRINT_LOG, PRINT_INFORMATION):
+        if texts := said(messages, kind):
+            return " ".join(texts)
+    return f"{function} returned {status}"
 
 
 def open_process() -> Any:

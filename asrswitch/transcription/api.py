@@ -407,8 +407,6 @@ def load(
         "context": context,
         "language": forced,
         "max_new_tokens": max_new_tokens,
-        "preload": False,
-        "lock": False,
     }
     return Model(find_library(None if library is None else os.fspath(library), os.environ), options)
 

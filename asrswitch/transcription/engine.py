@@ -77,9 +77,9 @@ class Engine:
             self.close()
             raise self._lost
         if status != 0:
-            message = self._failure("chatllm_start", status)
+            failure = self._failure("chatllm_start", status)
             self.close()
-            raise EngineError(message)
+            raise failure
 
     def run(self, samples: Samples, listen: Callable[[str], None]) -> Run:
         """Transcribe 16 kHz mono samples; ``listen`` is called with each piece of text, on this thread.
@@ -106,10 +106,11 @@ class Engine:
         returned_ns = time.monotonic_ns()
         self._listen = None
         if status != 0:
-            raise EngineError(self._failure("chatllm_user_input", status).replace(f"{path}: ", ""))
+            failure = self._failure("chatllm_user_input", status)
+            raise EngineError(str(failure).replace(f"{path}: ", ""))
         if self._lost:
             raise EngineError("out of memory: there was none to receive the text in")
-        errors = self._said(native.PRINT_ERROR)
+        errors = native.said(self._lines, native.PRINT_ERROR)
         if errors and not pieces:  # some libraries report a failure and return 0
             raise EngineError(" ".join(errors))
         if rest := decoder.decode(b"", final=True):
@@ -117,7 +118,7 @@ class Engine:
             listen(rest)
         self._lines.clear()
         self._library.chatllm_show_statistics(self._object)
-        return Run(submitted_ns, returned_ns, pieces, self._said(native.PRINT_INFORMATION))
+        return Run(submitted_ns, returned_ns, pieces, native.said(self._lines, native.PRINT_INFORMATION))
 
     def abort(self) -> None:
         """End the input in progress, if there is one; one that is just beginning may not hear it.
@@ -140,7 +141,7 @@ class Engine:
         self._callbacks = ()
         os.close(self._clip)
         if status != 0:
-            raise EngineError(self._failure("chatllm_destroy", status))
+            raise self._failure("chatllm_destroy", status)
 
     def _write(self, samples: Samples) -> str:
         """Put the clip into a file in memory, where the last one was, and give its path."""
@@ -160,14 +161,8 @@ class Engine:
     def _on_failure(self, _kind: type[BaseException], error: BaseException, _trace: Any) -> None:
         self._lost = error
 
-    def _said(self, kind: int) -> list[str]:
-        return [text for said, text in self._lines if said == kind and text]
-
-    def _failure(self, function: str, status: int) -> str:
-        for kind in (native.PRINT_ERROR, native.PRINT_LOG, native.PRINT_INFORMATION):
-            if lines := self._said(kind):
-                return " ".join(lines)
-        return f"{function} returned {status}"
+    def _failure(self, function: str, status: int) -> EngineError:
+        return EngineError(native.complaint(self._lines, function, status))
 
 
 @functools.cache

@@ -32,14 +32,17 @@ class Command(TypedDict, total=False):
     ceiling: CeilingOptions
 
 
-class LoadOptions(TypedDict):
-    """How to load a model."""
-
+class _Needed(TypedDict):
     model: str
     threads: int
+    max_new_tokens: int
+
+
+class LoadOptions(_Needed, total=False):
+    """How to load a model; what is left out, or None, is the library's to decide."""
+
     context: int | None
     language: str | None
-    max_new_tokens: int
     preload: bool
     lock: bool
 

@@ -24,7 +24,7 @@ from asrswitch.native.locate import find_library
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BUILDS = {"same-1": 0, "same-2": 0, "slowed": 10}  # by how many percent the decode is slower
-INTERLEAVED, SINGLE = 60, 30  # iterations
+INTERLEAVED, SINGLE = 120, 50  # iterations
 _DECODE = ("tokens_per_s", "chars_per_s")
 
 
@@ -81,7 +81,7 @@ def comparisons(directory: Path, pairs: int) -> dict[Evidence, list[tuple[Compar
         Evidence.INTERLEAVED: [], Evidence.SINGLE: []
     }  # fmt: skip
     for number in range(pairs):
-        turns = sorted((directory / "interleaved" / str(number)).iterdir())
+        turns = sorted(path for path in (directory / "interleaved" / str(number)).iterdir() if path.is_dir())
         alone = [directory / "single" / str(number) / name for name in BUILDS]
         for evidence, (first, same, slowed) in ((Evidence.INTERLEAVED, turns), (Evidence.SINGLE, alone)):
             held = [compare(read_sides([first, other], {})) for other in (same, slowed)]

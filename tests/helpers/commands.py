@@ -8,5 +8,4 @@ from typing import Any
 def load(model: str, **options: object) -> dict[str, Any]:
     """Load what a ``LABEL=PATH`` word names; ``options`` replace the defaults."""
     path = model.partition("=")[2]
-    defaults = {"model": path, "threads": 3, "context": None, "language": None, "max_new_tokens": 9}
-    return {"command": "load", "load": defaults | {"preload": False, "lock": False} | options}
+    return {"command": "load", "load": {"model": path, "threads": 3, "max_new_tokens": 9} | options}

@@ -109,6 +109,10 @@ class Browser:
     def point_at(self, x: float, y: float) -> None:
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
+    def click(self, x: float, y: float) -> None:
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
     def screenshot(self, to: Path) -> None:
         picture = self.call("Page.captureScreenshot", format="png")
         to.write_bytes(base64.b64decode(picture["data"]))

@@ -51,6 +51,23 @@ TOOLTIPS = """(() => {
   walk(document.documentElement);
   return found.join(" ");
 })()"""
+# Of each legend, the middle of its first entry.
+LEGEND_ENTRIES = """(() => {
+  const found = [];
+  const walk = node => {
+    if (node.classList?.contains("bk-Legend")) {
+      const box = node.shadowRoot.querySelector(".bk-item").getBoundingClientRect();
+      found.push([box.x + box.width / 2, box.y + box.height / 2]);
+    }
+    if (node.shadowRoot) walk(node.shadowRoot);
+    for (const child of node.children ?? []) walk(child);
+  };
+  walk(document.documentElement);
+  return found;
+})()"""
+# In Bokeh's documents: how many series are hidden.
+HIDDEN = """Bokeh.documents.flatMap(document => document.roots()).flatMap(
+  root => root.renderers ?? []).filter(series => !series.visible).length"""
 FIGURES = """Object.fromEntries([...document.querySelectorAll("data")].map(
   node => [node.dataset.figure, Number(node.value)]))"""
 
@@ -155,6 +172,19 @@ def test_pointing_at_a_chart_tells_its_numbers(browser: Browser, reports: Report
         told = browser.evaluate(f"new Promise(done => setTimeout(() => done({TOOLTIPS}), 300))")
         for word in words:
             assert word in told
+
+
+def test_a_click_on_a_legend_hides_a_series_and_another_shows_it(browser: Browser, reports: Reports) -> None:
+    _, page = reports("leak")
+    browser.open(page, 1280, 5_000)
+    places = browser.evaluate(LEGEND_ENTRIES)
+    assert len(places) >= 3
+    before = browser.evaluate(HIDDEN)
+    for place in places:
+        browser.click(*place)
+        assert browser.evaluate(HIDDEN) > before
+        browser.click(*place)
+        assert browser.evaluate(HIDDEN) == before
 
 
 def test_labels_and_texts_of_a_log_run_nothing(browser: Browser, reports: Reports) -> None:

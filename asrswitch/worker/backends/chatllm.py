@@ -80,7 +80,7 @@ class ChatllmBackend:
         status = self._library.chatllm_start(self._object, *self._callbacks, ffi.NULL)
         ended_ns = time.monotonic_ns()
         if status != 0:
-            raise BackendError(self._failure("chatllm_start", status))
+            raise self._failure("chatllm_start", status)
         received.clear()
         return started_ns, ended_ns
 
@@ -93,18 +93,18 @@ class ChatllmBackend:
         status = self._library.chatllm_user_input(self._object, message)
         returned_ns = time.monotonic_ns()
         if status != 0:
-            raise BackendError(self._failure("chatllm_user_input", status))
+            raise self._failure("chatllm_user_input", status)
         if self._lost:
             raise BackendError("out of memory: there was none to receive the text in")
         pieces = _whole_characters(
             [(at, text) for at, kind, text in self._received if kind == native.PRINT_TEXT]
         )
-        errors = self._lines(native.PRINT_ERROR)
+        errors = native.said(self._messages(), native.PRINT_ERROR)
         if errors and not pieces:  # some libraries report a failure and return 0
             raise BackendError(" ".join(errors))
         self._received.clear()
         self._library.chatllm_show_statistics(self._object)
-        statistics = self._lines(native.PRINT_INFORMATION)
+        statistics = native.said(self._messages(), native.PRINT_INFORMATION)
         self._received.clear()
         return Transcription(submitted_ns, returned_ns, pieces, statistics)
 
@@ -114,7 +114,7 @@ class ChatllmBackend:
         started_ns = time.monotonic_ns()
         self._library.chatllm_restart(self._object, ffi.NULL)
         ended_ns = time.monotonic_ns()
-        if errors := self._lines(native.PRINT_ERROR):  # there is no other way to report one
+        if errors := native.said(self._messages(), native.PRINT_ERROR):  # there is no other way to report one
             raise BackendError(" ".join(errors))
         return started_ns, ended_ns
 
@@ -126,7 +126,7 @@ class ChatllmBackend:
         self._object = ffi.NULL
         self._callbacks = ()
         if status != 0:
-            raise BackendError(self._failure("chatllm_destroy", status))
+            raise self._failure("chatllm_destroy", status)
         self._received = []
         return started_ns, ended_ns
 
@@ -141,7 +141,7 @@ class ChatllmBackend:
                 self._object, clip_s, options["max_new_tokens"], needs
             )
             if status != 0:
-                raise BackendError(self._failure("chatllm_ext_memory_needs", status))
+                raise self._failure("chatllm_ext_memory_needs", status)
         finally:
             self.unload()
         return {
@@ -172,21 +172,11 @@ class ChatllmBackend:
             )
         return {"isa": ffi.string(isa).decode(), "rates": list(rates)}
 
-    def _lines(self, kind: int) -> list[str]:
-        texts = (
-            text.decode("utf-8", "replace").strip()
-            for _, received, text in self._received
-            if received == kind
-        )
-        return [text for text in texts if text]
+    def _messages(self) -> list[tuple[int, str]]:
+        return [(kind, text.decode("utf-8", "replace").strip()) for _, kind, text in self._received]
 
-    def _failure(self, function: str, status: int) -> str:
-        said = (
-            self._lines(native.PRINT_ERROR)
-            or self._lines(native.PRINT_LOG)
-            or self._lines(native.PRINT_INFORMATION)
-        )
-        return " ".join(said) if said else f"{function} returned {status}"
+    def _failure(self, function: str, status: int) -> BackendError:
+        return BackendError(native.complaint(self._messages(), function, status))
 
 
 def command_line(options: LoadOptions) -> list[str]:
@@ -198,14 +188,14 @@ def command_line(options: LoadOptions) -> list[str]:
     """
     words = ["-m", options["model"], "-n", str(options["threads"]), "--temp", "0", "--hide_banner"]
     words += ["--max_new_tokens", str(options["max_new_tokens"]), "--multimedia_file_tags", "{{", "}}"]
-    if options["context"] is not None:
-        words += ["-l", str(options["context"])]
-    if options["language"] is not None:
-        words += ["--set", "language", options["language"]]
+    if (context := options.get("context")) is not None:
+        words += ["-l", str(context)]
+    if (language := options.get("language")) is not None:
+        words += ["--set", "language", language]
     # Only our library knows these.
-    if options["preload"]:
+    if options.get("preload"):
         words.append("--preload")
-    if options["lock"]:
+    if options.get("lock"):
         words.append("--lock")
     return words
 
