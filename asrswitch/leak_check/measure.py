@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -83,11 +84,11 @@ def measure(
                 progress(f"{model.label}, outside valgrind")
                 with _explaining(f"{plan.library}, {model.label}"):
                     native |= _make_cycle(process, plan, model, clip)
+    check = _Check(plan, program, clip, stop, progress)
     runs = []
     for cycles in plan.cycles:
         output = scratch / f"{plan.tool.value}-{cycles}.{_ENDINGS[plan.tool]}"
-        start = _drive if plan.driver else _work
-        runs.append(start(program, plan, clip, cycles, output, stop, progress))
+        runs.append(check.run(cycles, output))
         if out and output.is_file():
             shutil.copyfile(output, out / output.name)
     measured = Measured(
@@ -114,83 +115,78 @@ def measure(
     return msgspec.structs.replace(measured, sites=sites, mistakes=mistakes)
 
 
-def _work(
-    program: str,
-    plan: LeakCheckPlan,
-    clip: str,
-    cycles: int,
-    output: Path,
-    stop: StopSignals,
-    progress: Callable[[str], None],
-) -> _Run:
-    """One run of our worker under valgrind."""
-    command = valgrind.command_line(program, plan.tool, output, worker_program(plan.library))
-    turns: list[Turn] = []
-    used: set[str] = set()
-    who = f"{plan.library} under {plan.tool.value}"
-    with _running(plan, command, output, stop) as process:
+@dataclass(frozen=True)
+class _Check:
+    """A plan, and what it is carried out with."""
 
-        def now_ms() -> float:
-            return (time.monotonic() - process.started_s) * 1000
+    plan: LeakCheckPlan
+    program: str  # valgrind's
+    clip: str
+    stop: StopSignals
+    progress: Callable[[str], None]
 
-        with _explaining(who, process.complaint):
-            process.greet(plan.timeout_s)
-        for cycle in range(cycles):
-            for model in plan.models:
-                progress(f"{plan.tool.value}, {model.label}, cycle {cycle + 1} of {cycles}")
-                started_ms = now_ms()
-                with _explaining(f"{who}, {model.label}", process.complaint):
-                    used |= _make_cycle(process, plan, model, clip)
-                ended_ms = now_ms()
-                if plan.tool is Tool.MASSIF:
-                    process.rest(max(_REST_S, (ended_ms - started_ms) / 1000 * _REST_SHARE))
-                turns.append(Turn(model.label, started_ms, ended_ms, now_ms()))
-        mappings = Mappings(process.maps())
-        with _explaining(who, process.complaint):
-            process.tell_to_exit()
-            process.finish(plan.timeout_s)
-    return _Run(output, mappings, tuple(turns), used)
+    def run(self, cycles: int, output: Path) -> _Run:
+        """One run under valgrind, of so many cycles of each model."""
+        return self._drive(cycles, output) if self.plan.driver else self._work(cycles, output)
 
+    def _work(self, cycles: int, output: Path) -> _Run:
+        """Our worker makes the cycles."""
+        plan = self.plan
+        turns: list[Turn] = []
+        used: set[str] = set()
+        who = f"{plan.library} under {plan.tool.value}"
+        with self._running(worker_program(plan.library), output) as process:
 
-def _drive(
-    program: str,
-    plan: LeakCheckPlan,
-    clip: str,
-    cycles: int,
-    output: Path,
-    stop: StopSignals,
-    progress: Callable[[str], None],
-) -> _Run:
-    """One run of the native driver under valgrind: a cycle for each model in turn, and a line for each."""
-    assert plan.driver
-    paths = [plan.models[0].path, plan.models[-1].path]
-    n_cycles = cycles * len(plan.models)
-    words = [plan.driver, str(n_cycles), *paths, clip]
-    progress(f"{plan.tool.value}, {Path(plan.driver).name}, {cycles} cycles")
-    command = valgrind.command_line(program, plan.tool, output, words)
-    with (
-        _running(plan, command, output, stop) as process,
-        _explaining(f"{plan.driver} under {plan.tool.value}", process.complaint),
-    ):
-        reported = process.finish(plan.timeout_s)
-    if reported < n_cycles:
-        raise AsrSwitchError(
-            f"{plan.driver}: printed {reported} lines for {n_cycles} cycles; it is no cycle driver"
-        )
-    return _Run(output, Mappings(), (), set())
+            def now_ms() -> float:
+                return (time.monotonic() - process.started_s) * 1000
 
+            with _explaining(who, process.complaint):
+                process.greet(plan.timeout_s)
+            for cycle in range(cycles):
+                for model in plan.models:
+                    self.progress(f"{plan.tool.value}, {model.label}, cycle {cycle + 1} of {cycles}")
+                    started_ms = now_ms()
+                    with _explaining(f"{who}, {model.label}", process.complaint):
+                        used |= _make_cycle(process, plan, model, self.clip)
+                    ended_ms = now_ms()
+                    if plan.tool is Tool.MASSIF:
+                        process.rest(max(_REST_S, (ended_ms - started_ms) / 1000 * _REST_SHARE))
+                    turns.append(Turn(model.label, started_ms, ended_ms, now_ms()))
+            mappings = Mappings(process.maps())
+            with _explaining(who, process.complaint):
+                process.tell_to_exit()
+                process.finish(plan.timeout_s)
+        return _Run(output, mappings, tuple(turns), used)
 
-@contextlib.contextmanager
-def _running(
-    plan: LeakCheckPlan, command: list[str], output: Path, stop: StopSignals
-) -> Iterator[valgrind.ValgrindProcess]:
-    """A process under valgrind that is gone at the end, however that comes."""
-    environ = valgrind.environment(os.environ, plan.tool)
-    process = valgrind.ValgrindProcess(command, environ, output.with_suffix(".log"), stop)
-    try:
-        yield process
-    finally:
-        process.kill()
+    def _drive(self, cycles: int, output: Path) -> _Run:
+        """The native driver makes them: one for each model in turn, and a line for each."""
+        plan = self.plan
+        assert plan.driver
+        n_cycles = cycles * len(plan.models)
+        words = [plan.driver, str(n_cycles), plan.models[0].path, plan.models[-1].path, self.clip]
+        self.progress(f"{plan.tool.value}, {Path(plan.driver).name}, {cycles} cycles")
+        with (
+            self._running(words, output) as process,
+            _explaining(f"{plan.driver} under {plan.tool.value}", process.complaint),
+        ):
+            reported = process.finish(plan.timeout_s)
+        if reported < n_cycles:
+            raise AsrSwitchError(
+                f"{plan.driver}: printed {reported} lines for {n_cycles} cycles; it is no cycle driver"
+            )
+        return _Run(output, Mappings(), (), set())
+
+    @contextlib.contextmanager
+    def _running(self, words: list[str], output: Path) -> Iterator[valgrind.ValgrindProcess]:
+        """A program under valgrind that is gone at the end, however that comes."""
+        tool = self.plan.tool
+        command = valgrind.command_line(self.program, tool, output, words)
+        environ = valgrind.environment(os.environ, tool)
+        process = valgrind.ValgrindProcess(command, environ, output.with_suffix(".log"), self.stop)
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager
