@@ -8,9 +8,10 @@ import msgspec
 
 from asrswitch.conditions import Conditions
 from asrswitch.memory.budget import HIGH_PRESSURE
-from asrswitch.plan import Plan
+from asrswitch.plan import CacheState, Plan
 from asrswitch.records import (
     Budget,
+    Cache,
     CleanSlate,
     End,
     Reading,
@@ -28,6 +29,7 @@ _BUSY = 0.5  # processes that run besides ours, before the run
 _STOLEN = 0.01  # of the processors' time
 _FIRST_SLOWER, _NOTICEABLE_MS = 1.5, 20  # times the median of the others, and by as much
 _ENOUGH_CHUNKS = 4
+_NAMED = 3  # processes, at most
 
 
 class Advice(msgspec.Struct, frozen=True):
@@ -54,8 +56,9 @@ def advise(records: Sequence[Record]) -> list[Advice]:
         *_conditions(records),
         *_left_out(records),
         *_unclean(records),
+        *_caches(records),
         *_pressure(records),
-        *_disk(readings),
+        *([] if run.plan.cache is CacheState.COLD else _disk(readings)),
         *_speeds(run.plan, spoken),
         *_unknown(readings),
     ]
@@ -131,22 +134,51 @@ def _left_out(records: Sequence[Record]) -> Iterator[Advice]:
 
 
 def _unclean(records: Sequence[Record]) -> Iterator[Advice]:
+    left: dict[str, list[str]] = {}
+    for record in records:
+        if isinstance(record, Transcription) and record.left_behind:
+            left.setdefault(record.model, []).extend(record.left_behind)
+    for model, names in left.items():
+        yield Advice(
+            f"transcriptions of {model} left processes behind, which were ended: {len(names):,} in all, "
+            f"{', '.join(sorted({*names})[:_NAMED])}",
+            "they would have kept their memory; the program is to end what it starts",
+        )
     slates = [record for record in records if isinstance(record, CleanSlate)]
     if unclean := [record for record in slates if not record.clean]:
         most = max(record.excess_bytes for record in unclean)
         mapped = " or its file was still mapped" if any(record.mapped for record in unclean) else ""
+        resident = sorted({label for record in unclean for label in record.resident})
+        still = f"; the backend says itself that it still has {', '.join(resident)}" if resident else ""
         yield Advice(
             f"after {len(unclean)} of {len(slates)} unloads something of a model was left: up to "
-            f"{most / _MIB:.1f} MiB more than before the first load{mapped}",
+            f"{most / _MIB:.1f} MiB more than before the first load{mapped}{still}",
             "the verdict says whether it grows",
         )
+
+
+def _caches(records: Sequence[Record]) -> Iterator[Advice]:
+    """Each model whose file was not always as `--cache` wants it."""
+    by_model: dict[str, list[Cache]] = {}
+    for record in records:
+        if isinstance(record, Cache):
+            by_model.setdefault(record.model, []).append(record)
+    for model, prepared in by_model.items():
+        unproven = [record for record in prepared if not record.proven]
+        if unproven:
+            yield Advice(
+                f"{model}'s file was not proven {unproven[0].wanted.value} before {len(unproven):,} of "
+                f"{len(prepared):,} loads",
+                unproven[-1].reason or "",
+                invalid=len(unproven) > len(prepared) / 2,
+            )
 
 
 def _pressure(records: Sequence[Record]) -> Iterator[Advice]:
     """Each model whose load left less than a fifth of host, control group or limit."""
     tight: dict[str, Budget] = {}
     for record in records:
-        if isinstance(record, Budget) and record.pressure >= HIGH_PRESSURE:
+        if isinstance(record, Budget) and record.action != "refuse" and record.pressure >= HIGH_PRESSURE:
             before = tight.get(record.model)
             tight[record.model] = max(record, before or record, key=lambda budget: budget.pressure)
     for model, budget in tight.items():
@@ -190,7 +222,9 @@ def _speeds(plan: Plan, spoken: Sequence[Transcription]) -> Iterator[Advice]:
                 "it makes tables and maps pages, or reads the file: medians hardly feel it, --preload helps",
             )
         chunks = [record.figures.text_callbacks for record in its_own if record.text]
-        if chunks and max(chunks) < _ENOUGH_CHUNKS:
+        # A program that prints all at its end has no chars/s at all.
+        at_once = not plan.backend.is_default and max(chunks, default=0) == 1
+        if chunks and max(chunks) < _ENOUGH_CHUNKS and not at_once:
             yield Advice(
                 f"{model.label} gave its text in {max(chunks)} pieces or fewer: chars/s is of little worth",
                 "use a longer clip",

@@ -64,8 +64,23 @@ def prepare(clip: Path, directory: Path) -> PreparedClip:
         raise AudioError(f"{clip}: too short to hold one sample at {SAMPLE_RATE} Hz; give a longer clip")
     number = sum(1 for _ in directory.iterdir())
     path = directory / f"clip-{number}.wav"
-    soundfile.write(path, samples, SAMPLE_RATE, subtype="FLOAT", format="WAV")
+    write_wav(path, samples)
     return PreparedClip(str(path), len(samples) / SAMPLE_RATE)
+
+
+def write_wav(file: Path | int, samples: npt.NDArray[np.float32]) -> None:
+    """Write mono samples at ``SAMPLE_RATE`` to a file or an open descriptor, which stays open.
+
+    Raises:
+        AudioError: there is no room.
+    """
+    try:
+        soundfile.write(file, samples, SAMPLE_RATE, subtype="FLOAT", format="WAV", closefd=False)
+    except soundfile.SoundFileError:
+        where = "a file in memory" if isinstance(file, int) else file
+        raise AudioError(
+            f"{where}: a clip's samples cannot be written; make room there, or name another place by TMPDIR"
+        ) from None
 
 
 def _info(clip: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import importlib
 import io
@@ -83,7 +84,9 @@ def _main(argv: Sequence[str] | None, output: _Output) -> int:
     command = importlib.import_module(module)
     if output.error.errno == errno.EPIPE and (was_help or getattr(command, "READER_MAY_LEAVE", False)):
         return code or READER_GONE  # an answer that `--check` or `--fail-on` asks for counts for more
-    remedy = getattr(command, "REMEDY_FOR_OUTPUT", "send it to a file or a pipe that is there, with room")
+    remedy = "send it to a file or a pipe that is there, with room"
+    if not was_help:
+        remedy = getattr(command, "REMEDY_FOR_OUTPUT", remedy)
     message = f"standard output: cannot be written ({output.error.strerror})"
     print(f"asrswitch: {message}; {remedy}", file=sys.stderr)
     return code or AsrSwitchError.exit_code
@@ -106,6 +109,7 @@ def module_of(verb: str) -> str:
 def _answer(words: Sequence[str], module: str, rest: Sequence[str]) -> int:
     try:
         _check_text(words)
+        _check_verb(words)
         # Each verb imports what it needs: none waits for the others' libraries.
         return int(importlib.import_module(module).main(rest))
     except AsrSwitchError as error:
@@ -115,7 +119,16 @@ def _answer(words: Sequence[str], module: str, rest: Sequence[str]) -> int:
         remedy = "give a shorter name" if error.errno == errno.ENAMETOOLONG else "check it and try again"
         return _complain(AsrSwitchError(f"{where}{error.strerror or error}; {remedy}"))
     except KeyboardInterrupt:
+        print("asrswitch: stopped by SIGINT", file=sys.stderr)
         return 130
+
+
+def _check_verb(words: Sequence[str]) -> None:
+    """Refuse a first word that is neither a verb nor an option."""
+    if words and words[0] not in VERBS and not words[0].startswith("-"):
+        near = difflib.get_close_matches(words[0], VERBS, 1)
+        perhaps = f"perhaps {near[0]}; " if near else ""
+        raise UsageError(f"'{words[0]}': no such verb; {perhaps}there are {', '.join(VERBS)}, and --help")
 
 
 def _check_text(words: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import shtab
 from asrswitch.catalogue.published import PUBLISHED
 from asrswitch.cli import VERBS, module_of
 from asrswitch.errors import UsageError
-from asrswitch.plan import ALLOCATORS, DEFAULT_MODELS, LANGUAGES, Order, Strategy, Trimming
+from asrswitch.plan import ALLOCATORS, DEFAULT_MODELS, LANGUAGES, CacheState, Order, Strategy, Trimming
 
 READER_MAY_LEAVE = True
 SHELLS = ("bash", "zsh", "fish")
@@ -58,6 +58,7 @@ _CHOICES: Mapping[str, Iterable[str]] = {
     "strategy": (*(strategy.value for strategy in Strategy), "all"),
     "allocator": (*ALLOCATORS, "all"),
     "order": [order.value for order in Order],
+    "cache": [state.value for state in CacheState],
     "trim": [trimming.value for trimming in Trimming],
     "language": LANGUAGES.values(),
     "name": _PUBLISHED,  # of `models fetch`

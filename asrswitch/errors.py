@@ -31,5 +31,9 @@ class LibraryError(AsrSwitchError):
     """No inference library, or one without the expected interface."""
 
 
+class NoSuchLibraryError(LibraryError, UsageError):
+    """A library was named that is not there."""
+
+
 class LogError(AsrSwitchError):
     """A run log that cannot be written or read."""

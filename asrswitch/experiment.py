@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import re
-import sys
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from asrswitch.backend_choice import names_a_file
 from asrswitch.catalogue.naming import looks_like_a_file
 from asrswitch.errors import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from asrswitch.rules.thresholds import Thresholds, misordered
+from asrswitch.toml_files import line_of, read_toml
 
 _Strings = str | list[str]
+_Numbers = int | str | list[int | str]
+_OPTION = re.compile(r"--([a-z][a-z-]*)")
+# What msgspec calls them.
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text in quotes",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+
+if TYPE_CHECKING:
+    Rules = Thresholds
+else:  # the same fields by the names that they have in a file
+    Rules = msgspec.defstruct(
+        "Rules",
+        [(field.name, field.type, field.default) for field in msgspec.structs.fields(Thresholds)],
+        rename="kebab",
+        forbid_unknown_fields=True,
+        frozen=True,
+    )
 
 
 class Experiment(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=True, omit_defaults=True):
@@ -25,15 +45,16 @@ class Experiment(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fie
 
     iters: Annotated[int | str, msgspec.Meta(description="a number, auto, auto:500 or auto:30m")] = ""
     model: Annotated[_Strings, msgspec.Meta(description="[LABEL=]PATH or a name, or several of these")] = ""
-    type: Annotated[str, msgspec.Meta(description="of models given by name, as q4_0, or several")] = ""
+    type: Annotated[_Strings, msgspec.Meta(description="of models given by name, as q4_0, or several")] = ""
     audio: Annotated[_Strings, msgspec.Meta(description="a clip, or several")] = ""
     reference: Annotated[_Strings, msgspec.Meta(description="a text or @FILE for each clip")] = ""
     language: str = ""
-    threads: Annotated[int | str, msgspec.Meta(description="a number, or several such as 1,2")] = ""
-    context: Annotated[int | str, msgspec.Meta(description="tokens, or several such as 256,1024")] = ""
+    threads: Annotated[_Numbers, msgspec.Meta(description="a number, or several such as 1,2")] = ""
+    context: Annotated[_Numbers, msgspec.Meta(description="tokens, or several such as 256,1024")] = ""
     max_new_tokens: int = 0
-    strategy: Annotated[str, msgspec.Meta(description="reload, restart, resident, isolate, or all")] = ""
-    allocator: str = ""
+    strategy: Annotated[_Strings, msgspec.Meta(description="reload, restart, resident, isolate, or all")] = ""
+    allocator: _Strings = ""
+    backend: Annotated[str, msgspec.Meta(description="chatllm, command:FILE.toml or command:PRESET")] = ""
     library: Annotated[_Strings, msgspec.Meta(description="a library, or several to compare")] = ""
     memory_limit: Annotated[str, msgspec.Meta(description="a size such as 300M")] = ""
     restart_above: Annotated[str, msgspec.Meta(description="a size such as 1G")] = ""
@@ -43,12 +64,14 @@ class Experiment(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fie
     allow_concurrent: bool = False
     preload: bool = False
     lock: bool = False
+    cache: Annotated[_Strings, msgspec.Meta(description="cold, warm, as-is, or several of these")] = ""
     trim: str = ""
     sample_hz: float = 0.0
     timeout: float = 0.0
     out: str = ""
     label: Annotated[str, msgspec.Meta(description="what the run is called")] = ""
     metadata: Annotated[dict[str, str], msgspec.Meta(description="what is to be known of it later")] = {}
+    rules: Annotated[Rules, msgspec.Meta(description="thresholds of the recommendations: rules.md")] = Rules()
     check: bool = False
 
 
@@ -58,21 +81,31 @@ def read_experiment(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: no such file, no TOML, or a key that is unknown or of another type, with its line.
     """
+    text, given = read_toml(path, "--experiment")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise UsageError(f"{path}: cannot be read ({reason}); check --experiment") from None
-    try:
-        given = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: {error}; correct it there") from None
-    try:
-        msgspec.convert(given, Experiment)
+        read = msgspec.convert(given, Experiment)
     except msgspec.ValidationError as error:
         raise UsageError(f"{path}{_place(text, str(error))}: {_plainly(str(error))}") from None
     names = {key.replace("-", "_"): value for key, value in given.items()}
+    if "rules" in names:
+        names["rules"] = _thresholds(path, text, read.rules)
     return _from_directory(names, path.absolute().parent)
+
+
+def placed(error: UsageError, path: Path, names: Collection[str]) -> UsageError:
+    """The same mistake with its place, where it is one of the file and not of the command line.
+
+    Args:
+        error: says `--key` of what is wrong.
+        path: of the file.
+        names: what only the file gives, by the names in Python.
+    """
+    said = [key for key in _OPTION.findall(str(error)) if key.replace("-", "_") in names]
+    if not said:
+        return error
+    text, _ = read_toml(path, "--experiment")
+    told = _OPTION.sub(lambda found: found[1] if found[1] in said else found[0], str(error))
+    return UsageError(f"{path}{line_of(text, said[0])}: {told}")
 
 
 def experiment_schema() -> dict[str, Any]:
@@ -82,21 +115,41 @@ def experiment_schema() -> dict[str, Any]:
 
 def _place(text: str, message: str) -> str:
     """``:LINE`` of the key that a message of msgspec's is about."""
-    key = re.search(r"unknown field `([^`]+)`|at `\$\.([^`\[.]+)", message)
-    name = next((group for group in key.groups() if group), "") if key else ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if name and re.match(rf"\s*\[?[\"']?{re.escape(name)}[\"']?\s*[=\].]", line):
-            return f":{number}"
-    return ""
+    key = re.search(r"unknown field `([^`]+)`|at `\$\.(?:rules\.)?([^`\[.]+)", message)
+    return line_of(text, next((group for group in key.groups() if group), "")) if key else ""
+
+
+def _thresholds(path: Path, text: str, rules: Rules) -> Thresholds:
+    """What a file's table of rules says, with the defaults of what it does not.
+
+    Raises:
+        UsageError: thresholds that must rise do not.
+    """
+    found = Thresholds(**msgspec.structs.asdict(rules))
+    if pair := misordered(found):
+        lower, upper = (name.replace("_", "-") for name in pair)
+        values = [f"{getattr(found, name):g}" for name in pair]
+        where = line_of(text, lower) or line_of(text, upper)
+        said = f"rules.{lower} is {values[0]} and rules.{upper} {values[1]}"
+        raise UsageError(f"{path}{where}: {said}; the first must not be the higher")
+    return found
 
 
 def _plainly(message: str) -> str:
-    unknown = re.search(r"unknown field `([^`]+)`", message)
+    unknown = re.search(r"unknown field `([^`]+)`(.*`\$\.rules`)?", message)
     if unknown:
-        keys = ", ".join(field.encode_name for field in msgspec.structs.fields(Experiment))
-        return f"unknown key {unknown[1]}; the keys are {keys}"
-    typed = re.fullmatch(r"(.*) - at `\$\.([^`]+)`", message)
-    return f"{typed[2]}: {typed[1]}" if typed else message
+        kind = Rules if unknown[2] else Experiment
+        keys = ", ".join(field.encode_name for field in msgspec.structs.fields(kind))
+        where = " of rules" if unknown[2] else ""
+        return f"unknown key {unknown[1]}{where}; the keys are {keys}"
+    typed = re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)` - at `\$\.([^`]+)`", message)
+    bounded = re.fullmatch(r"Expected `float` ([<>]=?) (\S+) - at `\$\.([^`]+)`", message)
+    if bounded:
+        return f"{bounded[3]}: is out of range; give a number {bounded[1]} {float(bounded[2]):g}"
+    if not typed:
+        return message
+    due, found = ([_KINDS.get(kind, kind) for kind in kinds.split(" | ")] for kinds in typed.groups()[:2])
+    return f"{typed[3]}: is {found[0]}; give {' or '.join(due)}"
 
 
 def _from_directory(names: dict[str, Any], directory: Path) -> dict[str, Any]:
@@ -112,6 +165,13 @@ def _from_directory(names: dict[str, Any], directory: Path) -> dict[str, Any]:
         label, equals, file = word.partition("=") if "=" in word else ("", "", word)
         return f"{label}{equals}{path(file) if looks_like_a_file(file) else file}"
 
+    def backend(word: str) -> str:
+        name, colon, file = word.partition(":")
+        return f"{name}{colon}{path(file) if names_a_file(file) else file}"
+
+    def listed(value: int | str | list[int | str]) -> str:
+        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
     def reference(word: str) -> str:
         return f"@{path(word[1:])}" if word.startswith("@") else word
 
@@ -119,11 +179,10 @@ def _from_directory(names: dict[str, Any], directory: Path) -> dict[str, Any]:
         "model": lambda value: each(value, model),
         "audio": lambda value: each(value, path),
         "reference": lambda value: each(value, reference),
+        "backend": backend,
         "library": lambda value: each(value, path),
         "out": path,
         "metadata": lambda value: [f"{key}={word}" for key, word in value.items()],
         "iters": str,
-        "threads": str,
-        "context": str,
-    }
+    } | dict.fromkeys(("type", "threads", "context", "strategy", "allocator", "cache"), listed)
     return {name: changes[name](value) if name in changes else value for name, value in names.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -58,6 +58,8 @@ def figure_out(
     returned_ns: int,
     audio_s: float,
     statistics: Sequence[str],
+    reported: Mapping[str, float] | None = None,
+    streams: bool = True,
 ) -> Figures:
     """Compute the figures of one transcription.
 
@@ -67,11 +69,15 @@ def figure_out(
         returned_ns: when the call returned.
         audio_s: length of the clip.
         statistics: the engine's own statistics lines; token counts are taken from them where they are there.
+        reported: what a program says of itself, ``tokens`` and ``prompt_tokens`` among it; None where the
+            callbacks are the engine's. What is read of a program may hold several tokens, or half of one.
+        streams: whether each token is handed over as it is made.
 
     ``chars_per_s`` counts the characters that came after the first text callback, over the time from the
     first to the last. ``tokens`` are the engine's count, or else the callbacks with text, and
     ``tokens_source`` says which. ``tokens_per_s`` counts the callbacks of any kind after the first, over the
     time from the first to the last: the engine's count has tokens that no callback shows, such as the last.
+    Of a program they are the tokens after the first that it reports, over the same time.
     """
     raw = "".join(text for _, text in pieces)
     begins = raw.index(HEADER_END) + len(HEADER_END) if HEADER_END in raw else 0
@@ -85,8 +91,11 @@ def figure_out(
         if characters > 0:
             carried.append((at, characters))
     inference_ns = returned_ns - submitted_ns
-    generated = _last_count(_GENERATED, statistics)
-    tokens = sum(bool(text) for _, text in pieces) if generated is None else generated
+    generated = _count_of("tokens", reported, _GENERATED, statistics)
+    counts = streams and reported is None  # each callback is a token
+    spoken = sum(bool(text) for _, text in pieces) if counts else 0
+    after_first = len(pieces) - 1 if counts else (generated or 0) - 1
+    tokens = spoken if generated is None else generated
     return Figures(
         inference_ms=inference_ns / 1e6,
         rtf=inference_ns / 1e9 / audio_s if audio_s > 0 else None,
@@ -98,13 +107,20 @@ def figure_out(
         chars_per_s=_rate(sum(n for _, n in carried[1:]), carried[0][0], carried[-1][0]) if carried else None,
         tokens=tokens or None,
         tokens_source=None if not tokens else "callbacks" if generated is None else "engine",
-        tokens_per_s=_rate(len(pieces) - 1, pieces[0][0], pieces[-1][0]) if pieces else None,
-        prompt_tokens=_last_count(_PROMPT, statistics),
+        tokens_per_s=_rate(after_first, pieces[0][0], pieces[-1][0]) if pieces and streams else None,
+        prompt_tokens=_count_of("prompt_tokens", reported, _PROMPT, statistics),
     )
 
 
 def _rate(count: int, first_ns: int, last_ns: int) -> float | None:
     return count / ((last_ns - first_ns) / 1e9) if last_ns > first_ns and count > 0 else None
+
+
+def _count_of(
+    name: str, reported: Mapping[str, float] | None, pattern: re.Pattern[str], lines: Sequence[str]
+) -> int | None:
+    told = (reported or {}).get(name)
+    return _last_count(pattern, lines) if told is None else round(told)
 
 
 def _last_count(pattern: re.Pattern[str], lines: Sequence[str]) -> int | None:

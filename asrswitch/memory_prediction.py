@@ -124,7 +124,7 @@ def predict_each(
                     predictions.append(NoPrediction(str(error)))
     except StoppedError:
         raise
-    except AsrSwitchError as error:  # of the worker: nothing more is to be had from it
+    except (AsrSwitchError, OSError) as error:  # of the worker: nothing more is to be had from it
         predictions += [NoPrediction(str(error))] * (len(models) - len(predictions))
     return predictions
 

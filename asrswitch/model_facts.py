@@ -10,7 +10,7 @@ import msgspec
 from asrswitch.convert.container import HEADER_BYTES, SYNTHETIC_KEY
 from asrswitch.errors import AsrSwitchError, printable
 from asrswitch.memory_prediction import MemoryPrediction, NoPrediction
-from asrswitch.model_file import DecoderConfig, ModelFile, Tensor, read_model_file
+from asrswitch.model_file import ANEW, DecoderConfig, ModelFile, Tensor, read_model_file
 
 # Where the parts of a model begin in the names of its tensors; the first that fits counts.
 _PARTS = {
@@ -26,6 +26,7 @@ _STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 _SPECIAL_TOKENS = (
     "<|im_start|>", *_STOP_TOKENS, "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>", "<asr_text>",
 )  # fmt: skip
+_AUDIO_TOKENS_PER_S = 13
 _LARGEST_SIZE = 2**31 - 1
 _MIB = 1024 * 1024
 
@@ -191,12 +192,16 @@ def describe_memory(prediction: MemoryPrediction | NoPrediction, longest_context
     asked = prediction.question
     threads = f"{asked.threads} thread{'s' * (asked.threads > 1)}"
     context = min(asked.context or longest_context, longest_context)
+    audio_tokens = _AUDIO_TOKENS_PER_S * int(asked.clip_s)
+    remedy = "cut the clip" if context == longest_context else "raise --context, or cut the clip"
+    too_long = ("does not fit", f"the clip alone takes {audio_tokens:,} tokens: {remedy}")
     return "predicted memory", [
         (
             "for",
             f"a clip of {asked.clip_s:g} s, {asked.max_new_tokens:,} new tokens, {threads}, "
             f"a context of {context:,} tokens",
         ),
+        *([too_long] if audio_tokens >= context else []),
         ("weights", f"{_mib(prediction.weights_bytes)}, file-backed and shared between processes"),
         ("anonymous, at most", f"{_mib(prediction.anonymous_bytes)}, of these parts, not all at one time:"),
         ("  loaded", _mib(prediction.loaded_bytes)),
@@ -275,7 +280,7 @@ class _Metadata:
         return value
 
     def _fault(self, field: str, what: str) -> AsrSwitchError:
-        return AsrSwitchError(f"{self._path}: metadata at offset {HEADER_BYTES}: {field} is {what}")
+        return AsrSwitchError(f"{self._path}: metadata at offset {HEADER_BYTES}: {field} is {what}; {ANEW}")
 
 
 def _types(tensors: tuple[Tensor, ...]) -> list[TypeCount]:

@@ -41,6 +41,8 @@ _MOST_TOKEN_BYTES = 1024
 _MOST_MERGE_BYTES = 2 * _MOST_TOKEN_BYTES + 1
 _MOST_ADDED_TOKENS = 1 << 16
 
+ANEW = "copy it again, or make it anew by `models convert`"  # what to do about a file at fault
+
 _CONFIG = struct.Struct(f"<13i2f7i{MAX_LAYERS}i{MROPE_SECTIONS}i")
 _I32 = struct.Struct("<i")
 _BUFFER_BYTES = 1 << 16
@@ -181,15 +183,13 @@ class _Reader:
         value: int = _I32.unpack(self.take(4, field))[0]
         return value
 
-    def fail(self, field: str, offset: int, reason: str) -> NoReturn:
-        raise AsrSwitchError(f"{self._path}: {field} at offset {offset}: {reason}")
+    def fail(self, field: str, offset: int, reason: str, remedy: str = ANEW) -> NoReturn:
+        raise AsrSwitchError(f"{self._path}: {field} at offset {offset}: {reason}; {remedy}")
 
     def _demand(self, count: int, field: str) -> None:
         remaining = self.size - self.position
         if count > remaining:
-            self.fail(
-                field, self.position, f"takes {count} bytes, the file has {remaining} more; copy it again"
-            )
+            self.fail(field, self.position, f"takes {count} bytes, the file has {remaining} more")
 
 
 @contextlib.contextmanager
@@ -199,9 +199,13 @@ def _open(path: Path) -> Iterator[_Reader]:
             problem = "not a file" if path.exists() else "there is no such file"
             raise AsrSwitchError(f"{path}: {problem}; give the name of a model file")
         with path.open("rb", buffering=_BUFFER_BYTES) as file:
-            yield _Reader(path, file)
+            reader = _Reader(path, file)
+            if not reader.size:
+                raise AsrSwitchError(f"{path}: is empty; {ANEW}")
+            yield reader
     except OSError as error:
-        raise AsrSwitchError(f"{path}: cannot be read: {error.strerror}") from None
+        remedy = "check its permissions" if isinstance(error, PermissionError) else "check its disk"
+        raise AsrSwitchError(f"{path}: cannot be read: {error.strerror}; {remedy}") from None
 
 
 def _read_header(reader: _Reader) -> tuple[int, int, int]:
@@ -209,7 +213,8 @@ def _read_header(reader: _Reader) -> tuple[int, int, int]:
     magic = reader.take(min(4, reader.size), "magic")
     if magic != MAGIC:
         said = printable(magic.decode("latin-1"))
-        reader.fail("magic", 0, f"is '{said}', not '{MAGIC.decode()}': this is no chatllm.cpp model file")
+        reason = f"is '{said}', not '{MAGIC.decode()}': this is no chatllm.cpp model file"
+        reader.fail("magic", 0, reason, "`models convert` makes one from a checkpoint")
     version, model_at, vocabulary_at, tensors_at = struct.unpack(
         "<4I", reader.take(HEADER_BYTES - 4, "header")
     )
@@ -243,8 +248,8 @@ def _parse_metadata(reader: _Reader, text: bytes) -> dict[str, Any]:
         reader.fail("metadata", HEADER_BYTES, f"not UTF-8 at its byte {error.start}")
     except RecursionError:
         reader.fail("metadata", HEADER_BYTES, "JSON nested too deep")
-    except ValueError as error:  # an integer of thousands of digits
-        reader.fail("metadata", HEADER_BYTES, f"not JSON: {error}")
+    except ValueError:
+        reader.fail("metadata", HEADER_BYTES, "not JSON: an integer of thousands of digits")
     if not isinstance(value, dict):
         reader.fail("metadata", HEADER_BYTES, f"is a JSON {type(value).__name__}, an object is due")
     return value
@@ -256,7 +261,8 @@ def _read_config(reader: _Reader, end: int) -> DecoderConfig:
         at = reader.position
         found = reader.i32(field)
         if found != due:
-            reader.fail(field, at, f"is {found}, that of Qwen3-ASR is {due}")
+            reason = f"is {found}, that of Qwen3-ASR is {due}"
+            reader.fail(field, at, reason, "measure other models with their own library, by --library")
     values = _CONFIG.unpack(reader.take(_CONFIG.size, "config"))
     _, vocab_size, width, heads, layers, inner, longest = values[:7]
     kv_heads, head_width, theta = values[11:14]

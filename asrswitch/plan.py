@@ -15,9 +15,12 @@ from typing import TypeVar
 import msgspec
 
 from asrswitch import machine
+from asrswitch.backend_choice import BackendChoice, capabilities_of, check_capabilities, choose_backend
 from asrswitch.catalogue import label_and_path
 from asrswitch.errors import UsageError, printable
 from asrswitch.model_file import is_synthetic
+from asrswitch.rules.thresholds import Thresholds
+from asrswitch.worker.backends import DEFAULT
 
 DEFAULT_MODELS = ("digits-small", "digits-large")
 DEFAULT_CLIP = "phone-zh.wav"
@@ -29,6 +32,7 @@ MOST_ITERATIONS = 1_000_000
 MOST_THREADS = 1_024
 MOST_TOKENS = 1 << 24
 MOST_SAMPLE_HZ = 1_000.0
+_MOST_BYTES = 1 << 50  # no machine has more, and the system's limits take it
 # Of `--iters auto` that names no budget. A verdict on 1,000 iterations would see 16 bytes an iteration.
 DEFAULT_MOST_ITERATIONS = 1_000
 
@@ -72,6 +76,14 @@ class Trimming(enum.Enum):
     ALWAYS = "always"  # the worker
 
 
+class CacheState(enum.Enum):
+    """What of a model's file is in the page cache before it is loaded."""
+
+    AS_IS = "as-is"
+    COLD = "cold"  # nothing
+    WARM = "warm"  # all
+
+
 # What the worker's environment says to its malloc, by the allocator's name.
 _GLIBC_SETTINGS = {
     "glibc": {},
@@ -87,7 +99,7 @@ _LIBRARY_DIRECTORIES = ("/usr/lib/*-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A weights file with a label."""
+    """Weights with a label: a file, or for some backends a directory, or a name that only they know."""
 
     label: str
     path: str
@@ -138,6 +150,15 @@ class Plan(msgspec.Struct, frozen=True):
     library: str | None = None  # as it was given; None where it was not
     label: str | None = None  # what the user calls the run
     metadata: dict[str, str] = {}  # what the user wants to know of it later
+    rules: Thresholds = Thresholds()  # what recommendations compare figures with
+    cache: CacheState = CacheState.AS_IS
+    backend: BackendChoice = BackendChoice()
+
+    @property
+    def engine(self) -> str:
+        """What runs the models, in a word or two."""
+        given = self.backend.given
+        return self.backend.name if given is None else f"{self.backend.name}:{given}"
 
 
 class Need(msgspec.Struct, frozen=True):
@@ -177,6 +198,9 @@ class Options(msgspec.Struct, frozen=True):
     library: str | None = None
     label: str | None = None
     metadata: Sequence[str] = ()  # KEY=VALUE
+    rules: Thresholds = Thresholds()  # of an experiment file
+    cache: str = CacheState.AS_IS.value
+    backend: str = DEFAULT
 
 
 def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Plan:
@@ -202,7 +226,16 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
     if environment is None:
         names = ", ".join(_PRELOADED[options.allocator])
         raise UsageError(f"--allocator {options.allocator}: no {names} is installed; install it")
-    models = _models(options.models, options.type, environ)
+    backend = choose_backend(options.backend, environ)
+    if not backend.is_default:
+        _check_other_backend(options, backend)
+    models = _models(options.models, options.type, environ, backend)
+    language = language_from(options.language, environ)
+    if can := capabilities_of(backend):
+        # Defaults of the environment that the program has no place for are left out.
+        language = language if options.language or can["forces_language"] else None
+        context = context if "context" in backend.placeholders else None
+        check_capabilities(backend.name, can, options.strategy, language)
     order = _one_of(Order, "--order", options.order)
     if order is Order.SMALL_FIRST:
         models = tuple(sorted(models, key=lambda model: model.bytes or 0))
@@ -212,7 +245,7 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
         iterations=iterations,
         threads=threads,
         context=context,
-        language=_language(options.language, environ),
+        language=language,
         strategy=_one_of(Strategy, "--strategy", options.strategy),
         max_new_tokens=options.max_new_tokens,
         timeout_s=options.timeout_s,
@@ -234,6 +267,9 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
         library=str(Path(options.library).absolute()) if options.library else None,
         label=options.label,
         metadata=_metadata(options.metadata),
+        rules=options.rules,
+        cache=_one_of(CacheState, "--cache", options.cache),
+        backend=backend,
     )
 
 
@@ -288,6 +324,7 @@ def _iterations(word: str) -> tuple[int, float | None]:
     """How many iterations there are to be at most, and how many seconds they may take."""
     number = str(DEFAULT_MOST_ITERATIONS) if word == "auto" else word.removeprefix("auto:")
     if number != word and (seconds := re.fullmatch(r"(\d{1,6})([smh])", number)):
+        _check_range("--iters auto: the time", int(seconds[1]), 10**6)
         return MOST_ITERATIONS, float(seconds[1]) * {"s": 1, "m": 60, "h": 3600}[seconds[2]]
     if not re.fullmatch(r"-?\d{1,18}", number):
         raise UsageError(f"--iters {word}: give a number, or auto, auto:500, auto:30m")
@@ -302,6 +339,8 @@ def _bytes(option: str, word: str | None, least: int) -> int | None:
     size = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)([KMGT]?)(?:i?B)?", word, re.IGNORECASE)
     if not size or (value := int(float(size[1]) * 1024 ** " KMGT".index(size[2].upper() or " "))) < least:
         raise UsageError(f"{option} {word}: give a size, for example 300M or 1.5G")
+    if value > _MOST_BYTES:
+        raise UsageError(f"{option} {word}: give at most {_MOST_BYTES >> 40}T")
     return value
 
 
@@ -317,7 +356,33 @@ def allocator_environment(name: str) -> dict[str, str] | None:
     return None
 
 
-def _models(given: Sequence[str], type: str | None, environ: Mapping[str, str]) -> tuple[Model, ...]:
+def _check_other_backend(options: Options, backend: BackendChoice) -> None:
+    """Refuse what only libraries with chatllm.cpp's interface understand.
+
+    Raises:
+        UsageError: such an option was given, or a value that the program's command line has no place for.
+    """
+    theirs = {
+        f"--library {options.library}": options.library,
+        f"--type {options.type}": options.type,
+        "--preload": options.preload,
+        "--lock": options.lock,
+    }
+    for option, given in theirs.items():
+        if given:
+            raise UsageError(f"{option}: the backend {backend.name} has no such option; leave it out")
+    if backend.program and options.context is not None and "context" not in backend.placeholders:
+        raise UsageError(
+            f"--context {options.context}: the command line in {backend.given} has no {{context}}; "
+            "add it there, or leave the option out"
+        )
+
+
+def _models(
+    given: Sequence[str], type: str | None, environ: Mapping[str, str], backend: BackendChoice
+) -> tuple[Model, ...]:
+    if not backend.is_default:
+        return _models_of_others(given, backend)
     if type is not None and not given:
         raise UsageError(f"--type {type}: the embedded models are of one type; give --model a name")
     if not given:
@@ -329,9 +394,39 @@ def _models(given: Sequence[str], type: str | None, environ: Mapping[str, str]) 
             raise UsageError(f"--model {word}: the label {label} is used twice; give each model its own")
         if not label.isprintable():
             raise UsageError(f"--model {printable(word)}: give it a label of printable characters")
-        file = _readable(path, "--model")
+        file = readable_file(path, "--model")
         models.append(_model(label, file))
     return tuple(models)
+
+
+def _models_of_others(given: Sequence[str], backend: BackendChoice) -> tuple[Model, ...]:
+    """Files or directories; for backends of other packages names too, which only they understand."""
+    if not given:
+        raise UsageError(f"--model is missing: the embedded models are not of the backend {backend.name}")
+    models: list[Model] = []
+    for word in given:
+        label, equals, named = word.partition("=")
+        if not equals or Path(word).exists():
+            label, named = Path(word).name if Path(word).is_dir() else Path(word).stem, word
+        path = Path(named).absolute()
+        if not named or not label.isprintable() or not label:
+            raise UsageError(f"--model {printable(word)}: write PATH or LABEL=PATH, as base=ggml-base.bin")
+        if any(model.label == label for model in models):
+            raise UsageError(f"--model {word}: the label {label} is used twice; give each model its own")
+        if not path.exists() and backend.program:
+            raise UsageError(f"{named}: there is no such file or directory; check the path given to --model")
+        if path.exists():
+            models.append(Model(label, str(path), size_of(path), path.is_file() and is_synthetic(path)))
+        else:
+            models.append(Model(label, named))
+    return tuple(models)
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a file, or of all files in a directory and below it."""
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _embedded_model(label: str) -> Model:
@@ -344,7 +439,7 @@ def _embedded_model(label: str) -> Model:
 
 
 def _model(label: str, file: Path) -> Model:
-    return Model(label, str(file), file.stat().st_size, is_synthetic(file))
+    return Model(label, str(file), size_of(file), is_synthetic(file))
 
 
 def _clips(audio: Sequence[str], references: Sequence[str]) -> tuple[Clip, ...]:
@@ -355,7 +450,7 @@ def _clips(audio: Sequence[str], references: Sequence[str]) -> tuple[Clip, ...]:
         )
     clips = []
     for index, word in enumerate(paths):
-        path = _readable(word, "--audio")
+        path = readable_file(word, "--audio")
         reference = _reference(references[index]) if references else _text_beside(path)
         clips.append(Clip(str(path), reference, path.stat().st_size))
     return tuple(clips)
@@ -364,7 +459,7 @@ def _clips(audio: Sequence[str], references: Sequence[str]) -> tuple[Clip, ...]:
 def _reference(word: str) -> str:
     if word == "@":
         raise UsageError("--reference @: name a text file after the @")
-    return _read_text(_readable(word[1:], "--reference")) if word.startswith("@") else word
+    return _read_text(readable_file(word[1:], "--reference")) if word.startswith("@") else word
 
 
 def _text_beside(clip: Path) -> str | None:
@@ -379,7 +474,12 @@ def _read_text(path: Path) -> str:
         raise UsageError(f"{path}: not a readable UTF-8 text; a reference is plain text") from None
 
 
-def _readable(word: str, option: str) -> Path:
+def readable_file(word: str, option: str) -> Path:
+    """The file of this name, absolute.
+
+    Raises:
+        UsageError: there is none, or it cannot be read.
+    """
     path = Path(word).absolute()
     if not path.is_file():
         problem = "not a file" if path.exists() else "there is no such file"
@@ -418,7 +518,8 @@ def _check_range(name: str, value: int, largest: int) -> None:
         raise UsageError(f"{name} is {value}: give a number from 1 to {largest}")
 
 
-def _language(given: str | None, environ: Mapping[str, str]) -> str | None:
+def language_from(given: str | None, environ: Mapping[str, str]) -> str | None:
+    """The language as given, or as ASR_LANGUAGE says, by its name; None leaves it to the model."""
     word = given or environ.get("ASR_LANGUAGE")
     if not word:
         return None

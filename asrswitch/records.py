@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import warnings
 from pathlib import Path
@@ -17,9 +18,10 @@ from asrswitch.figures import Figures
 from asrswitch.machine import Machine
 from asrswitch.memory.probe import Memory
 from asrswitch.memory.sampler import Samples
-from asrswitch.plan import Plan
+from asrswitch.plan import CacheState, Plan
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stages import Stage
+from asrswitch.worker.protocol import Capabilities
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -57,11 +59,11 @@ class Run(_Stamped, frozen=True, tag_field="record", tag="run"):
     schema: int
     version: str
     started_at: str  # ISO 8601 with the offset from UTC
-    library: str
+    library: str  # or the program that a backend runs; empty where there is neither
     plan: Plan
     machine: Machine
     conditions: Conditions | None = None  # logs of before these were read have none
-    sha256: dict[str, str] = {}  # of library, models and clips by their paths
+    sha256: dict[str, str] = {}  # of library or program, models and clips by their paths
 
 
 class WorkerStarted(_Stamped, frozen=True, tag_field="record", tag="worker"):
@@ -72,6 +74,7 @@ class WorkerStarted(_Stamped, frozen=True, tag_field="record", tag="worker"):
     log: str
     start_ms: float | None = None  # until it was ready; logs of before it was measured have none
     limited_by: Literal["cgroup", "rlimit"] | None = None  # what holds it to the memory limit
+    capabilities: Capabilities | None = None  # of its backend; logs of before there were several have none
 
 
 class OfCycle(_Stamped, frozen=True, kw_only=True):
@@ -138,6 +141,18 @@ class Budget(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="budget
     action: Literal["load", "restart", "refuse"]  # "restart": the worker was exchanged for a fresh one first
 
 
+class Cache(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="cache"):
+    """Before a load: the model's file was made cold or warm, and whether it then was."""
+
+    wanted: CacheState
+    bytes: int  # of the file
+    resident_before_bytes: int | None  # in the page cache; None where the kernel does not tell
+    resident_bytes: int | None
+    proven: bool
+    ms: float  # for making and proving it; not in load_ms
+    reason: str | None = None  # why it is not proven, and what to do
+
+
 class Load(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="load"):
     """A model was loaded."""
 
@@ -160,6 +175,9 @@ class Transcription(OfCycle, frozen=True, kw_only=True, tag_field="record", tag=
     figures: Figures
     statistics: tuple[str, ...] = ()  # the engine's own lines
     stages: tuple[Stage, ...] = ()  # what they say of its stages; empty where they say nothing we can read
+    peak_rss_bytes: int | None = None  # of the processes that it was, where they were no worker
+    reported: dict[str, float] = {}  # what their program says of itself
+    left_behind: tuple[str, ...] = ()  # names of processes that it left and that were ended
 
 
 class Release(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="release"):
@@ -175,10 +193,11 @@ class CleanSlate(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="sl
     ``excess_bytes`` is resident memory above that of the worker before its first load.
     """
 
-    clean: bool  # memory is back within the tolerance, and the model's file is not mapped
+    clean: bool  # memory is back within the tolerance, the model's file not mapped, and nothing resident
     mapped: bool
     excess_bytes: int
     settle_ms: float  # until that was seen, or memory had stopped sinking
+    resident: tuple[str, ...] = ()  # labels of models that the backend still has, by its own account
 
 
 class Failure(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="failure"):
@@ -239,6 +258,7 @@ Record = (
     | Timeline
     | Prediction
     | Budget
+    | Cache
     | Load
     | Transcription
     | Release
@@ -320,7 +340,8 @@ def read_log(path: Path) -> list[Record]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise LogError(f"{path}: cannot be read ({error.strerror}); name a run's directory") from None
+        remedy = "check its permissions" if error.errno == errno.EACCES else "name a run's directory"
+        raise LogError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     if lines[-1] == b"":
         lines.pop()
     decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
@@ -330,14 +351,18 @@ def read_log(path: Path) -> list[Record]:
             records.append(decoder.decode(line))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             _check_schema(path, line)
+            if not records:
+                break
             if number < len(lines):
                 raise LogError(
-                    f"{path}: line {number} is not a record ({error}); the log is damaged"
+                    f"{path}: line {number} is not a record ({error}); the log is damaged: "
+                    "copy it again, or take that line out to see the others"
                 ) from None
             warnings.warn(TornLineWarning(f"{path}: line {number} was cut off and is left out"), stacklevel=2)
     if not records or not isinstance(records[0], Run):
         raise LogError(
-            f"{path}: does not begin with a run's record; it is no log of ours, or it was cut at once"
+            f"{path}: does not begin with a run's record: it is no log of ours, or it was cut at once; "
+            "name a run's directory"
         )
     _check_schema(path, lines[0])
     return records

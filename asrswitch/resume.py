@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from asrswitch.errors import UsageError
-from asrswitch.plan import LOG_NAME, Plan
+from asrswitch.plan import LOG_NAME, Plan, size_of
 from asrswitch.records import End, Failure, OfCycle, Reading, Record, Run, Skip, TornLineWarning, read_log
 from asrswitch.schedule import Cycle
 from asrswitch.schedule import Release as ReleaseKind
@@ -42,7 +42,8 @@ def read_interrupted(directory: Path) -> list[Earlier]:
     """The runs of a directory, in the order that they have in each round.
 
     Raises:
-        UsageError: none is there, or all are complete, or a file that they need has changed.
+        UsageError: none is there, or all are complete, or they did not take turns, or a file that they need
+            has changed.
         LogError: a log that cannot be read.
     """
     paths = find_logs(directory)
@@ -59,14 +60,22 @@ def read_interrupted(directory: Path) -> list[Earlier]:
         plan = msgspec.structs.replace(run.plan, out=str(path.parent.absolute()))
         _check_files(plan)
         found.append(Earlier(plan, run.library, records))
+    order = [id(records) for records in in_turns(directory, [earlier.records for earlier in found])]
     if all(_is_complete(earlier.records) for earlier in found):
         raise UsageError(f"{directory}: this run is complete; `report {directory}` shows it")
-    order = [id(records) for records in sort_runs([earlier.records for earlier in found])]
     return sorted(found, key=lambda earlier: order.index(id(earlier.records)))
 
 
-def sort_runs(logs: list[list[Record]]) -> list[list[Record]]:
-    """Logs in the order of their runs' turns."""
+def in_turns(directory: Path, logs: list[list[Record]]) -> list[list[Record]]:
+    """Logs of one directory in the order of their runs' turns.
+
+    Raises:
+        UsageError: they are of runs that did not take turns.
+    """
+    plans = [plan_of(records) for records in logs]
+    turns = {plan.turn for plan in plans if plan.variant is not None}
+    if len(logs) > 1 and len(turns) < len(logs):
+        raise UsageError(f"{directory}: holds {len(logs)} runs that did not take turns; name one of them")
     return sorted(logs, key=lambda records: plan_of(records).turn)
 
 
@@ -101,11 +110,12 @@ def _is_complete(records: Sequence[Record]) -> bool:
 
 def _check_files(plan: Plan) -> None:
     """Refuse to go on with other models or clips: the figures would be of two things."""
-    files = [(model.path, model.bytes) for model in plan.models]
+    # A model that is no file has no size, and is its backend's to find.
+    files = [(m.path, m.bytes) for m in plan.models if m.bytes is not None or plan.backend.is_default]
     files += [(clip.path, clip.bytes) for clip in plan.clips]
     for name, size in files:
         path = Path(name)
-        if not path.is_file():
+        if not path.exists():
             raise UsageError(f"{path}: there is no such file any more; put it back, or begin a new run")
-        if size is not None and path.stat().st_size != size:
+        if size is not None and size_of(path) != size:
             raise UsageError(f"{path}: is not the file that this run began with; begin a new run")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
@@ -15,8 +16,9 @@ import msgspec
 
 from asrswitch import __version__, machine
 from asrswitch.audio import PreparedClip
+from asrswitch.backend_choice import check_capabilities
 from asrswitch.conditions import read_conditions
-from asrswitch.errors import AsrSwitchError, LibraryError, printable
+from asrswitch.errors import AsrSwitchError, LibraryError, UsageError, printable
 from asrswitch.figures import figure_out, split_output
 from asrswitch.hashing import sha256
 from asrswitch.memory.budget import (
@@ -31,7 +33,9 @@ from asrswitch.memory.budget import (
     weigh,
 )
 from asrswitch.memory.guard import ConcurrentError, is_mapped, refuse_other_workers, settle
+from asrswitch.memory.page_cache import Residency, prepare
 from asrswitch.memory.probe import Memory, MemoryProbe, ProcessGoneError
+from asrswitch.memory.processes import ProcessesProbe
 from asrswitch.memory.sampler import Sampler
 from asrswitch.memory_prediction import (
     MemoryPrediction,
@@ -40,10 +44,11 @@ from asrswitch.memory_prediction import (
     may_predict,
     predict_each,
 )
-from asrswitch.plan import Clip, Model, Plan, Strategy, Trimming
+from asrswitch.plan import LANGUAGES, CacheState, Clip, Model, Plan, Strategy, Trimming
 from asrswitch.records import (
     SCHEMA,
     Budget,
+    Cache,
     CleanSlate,
     End,
     Failure,
@@ -71,7 +76,7 @@ from asrswitch.schedule import Cycle
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stages import Stage, StatisticsError, parse_account
 from asrswitch.text import error_rates, normalise
-from asrswitch.worker.protocol import Command, Done, Transcribed, Trimmed
+from asrswitch.worker.protocol import Command, Done, LoadOptions, State, Transcribed, Trimmed
 from asrswitch.worker_process import (
     START_TIMEOUT_S,
     StoppedError,
@@ -80,16 +85,24 @@ from asrswitch.worker_process import (
     WorkerLostError,
     WorkerProcess,
     WorkerTimeoutError,
+    backend_program,
+    worker_program,
 )
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_Reply = TypeVar("_Reply", Done, Transcribed, Trimmed)
+_Reply = TypeVar("_Reply", Done, State, Transcribed, Trimmed)
 _MIB = 1024 * 1024
 # Code and tables of the library that the first calls map: they stay, and are no model's.
 SLATE_TOLERANCE = 4 * 1024 * 1024  # bytes
+_TOO_LONG = re.compile(r"(?:data chunk at offset \d+: )?((?:holds|its) [^:]*: .*)raise the context length$")
 _ATTEMPTS = 2
+_BEGIN_BESIDE = "end it, or give --allow-concurrent and expect worse figures"
+_GO_ON_BESIDE = (
+    "this turn is lost, and the run goes on: end that process, or stop the run and go on with it by "
+    "--resume DIR --allow-concurrent"
+)
 _FIRST_STARTS = 2  # a worker may be killed while it starts; two in a row mean that the library does it
 
 
@@ -112,9 +125,14 @@ class _Worker:
     def __init__(self, process: WorkerProcess, sample_hz: float, origin_ns: int) -> None:
         self.process = process
         self.pid = process.hello["pid"]
-        self.probe = MemoryProbe(self.pid)
-        self.sampler = Sampler(process.hello["pid"], sample_hz, origin_ns)
+        self.can = process.hello["capabilities"]
+        # Of other processes too, where the backend runs some.
+        self.others = ProcessesProbe(self.pid) if self.can["runs_processes"] else None
+        self.probe: MemoryProbe | ProcessesProbe = self.others or MemoryProbe(self.pid)
+        below = self.others.others if self.others else None
+        self.sampler = Sampler(self.pid, sample_hz, origin_ns, others=below)
         self.malloc = process.hello["malloc"]
+        self.resident: list[str] = []  # labels of models, by the backend's account at the last reading
         self.loaded: set[str] = set()  # labels of models
         self.baseline: int | None = None  # resident memory before the first load
 
@@ -128,7 +146,7 @@ class Runner:
     def __init__(
         self,
         plan: Plan,
-        library: Path,
+        library: Path | None,
         clips: Sequence[PreparedClip],
         log: LogWriter,
         stop: StopSignals,
@@ -139,7 +157,7 @@ class Runner:
 
         Args:
             plan: what is to be done.
-            library: what loads the models.
+            library: what loads the models, or the program that the backend runs; None where it has neither.
             clips: the plan's, as the library takes them.
             log: takes the records.
             stop: what ends the run early.
@@ -186,7 +204,7 @@ class Runner:
                 schema=SCHEMA,
                 version=__version__,
                 started_at=_now("seconds"),
-                library=str(self._library),
+                library=str(self._library or ""),
                 plan=self._plan,
                 machine=machine.describe(),
                 conditions=read_conditions(),
@@ -223,7 +241,7 @@ class Runner:
         self._retire()
 
     def _hashes(self) -> dict[str, str]:
-        files = [str(self._library)]
+        files = [str(self._library)] if self._library else []
         files += [model.path for model in self._plan.models] + [clip.path for clip in self._plan.clips]
         hashes = {}
         for file in files:
@@ -251,10 +269,11 @@ class Runner:
         longest_s = max(prepared.seconds for _, prepared, _ in self._clips)
         question = MemoryQuestion(longest_s, plan.context, plan.threads, plan.max_new_tokens)
         files = [(Path(model.path), model.bytes or 0) for model in plan.models]
+        what = "library" if plan.backend.is_default else "backend"
         predictions: list[MemoryPrediction | NoPrediction] = [
-            NoPrediction("this library does not predict its memory") for _ in files
+            NoPrediction(f"this {what} does not predict its memory") for _ in files
         ]
-        if may_predict(self._library):
+        if plan.backend.is_default and self._library and may_predict(self._library):
             predictions = predict_each(self._library, files, question, self._environ, self._stop)
         for model, told in zip(plan.models, predictions, strict=True):
             self._needs[model.label] = Prediction(
@@ -312,7 +331,7 @@ class Runner:
         started_ns = time.monotonic_ns()
         try:
             process = WorkerProcess(
-                self._library,
+                self._program(),
                 log,
                 self._stop,
                 START_TIMEOUT_S,
@@ -325,12 +344,20 @@ class Runner:
             raise
         except (WorkerLostError, WorkerTimeoutError) as error:
             if not self._started and self._workers == _FIRST_STARTS:
-                remedy = "name another by --library"
-                if self._plan.memory_limit_bytes is not None:
-                    remedy = f"raise --memory-limit from {_size(self._plan.memory_limit_bytes)}, or {remedy}"
-                raise LibraryError(
-                    f"{self._library}: no worker starts with it ({error}); see {log}; {remedy}"
-                ) from None
+                remedy = "name another by --library" if self._plan.backend.is_default else "check --backend"
+                what = str(self._library or self._plan.engine)
+                if (limit := self._plan.memory_limit_bytes) is not None:
+                    remedy = f"raise it, or, if it is ample for {what}, {remedy}"
+                    what = f"--memory-limit {limit:,} B"
+                see = f"see {log}; " if log.stat().st_size else ""
+                raise LibraryError(f"{what}: no worker starts with it ({error}); {see}{remedy}") from None
+            raise
+        plan = self._plan
+        can = process.hello["capabilities"]
+        try:
+            check_capabilities(plan.backend.name, can, plan.strategy.value, plan.language)
+        except UsageError:
+            process.kill()
             raise
         self._started = True
         self._worker = _Worker(process, self._plan.sample_hz, self._began_ns)
@@ -342,26 +369,37 @@ class Runner:
                 log=log.name,
                 start_ms=start_ms,
                 limited_by=process.limited_by,
+                capabilities=can,
             )
         )
         return self._worker
+
+    def _program(self) -> list[str]:
+        """The workers' command line."""
+        backend = self._plan.backend
+        if backend.is_default:
+            return worker_program(str(self._library))
+        return backend_program(backend.name, backend.configuration)
 
     def _run_cycle(self, worker: _Worker, cycle: Cycle) -> None:
         place = self._place(cycle)
         label = cycle.model.label
         if label not in worker.loaded:
             worker = self._make_room(worker, cycle, place)
+            self._prepare_cache(cycle, place)
             self._load(worker, cycle, place)
         self._begin("transcribe")
         for index, (clip, prepared, reference) in enumerate(self._clips):
-            if index:
+            if index and worker.can["restarts"]:
                 self._begin("restart")
                 self._ask(worker, {"command": "restart", "label": label}, Done)
                 self._begin("transcribe")
             try:
                 self._transcribe(worker, place, clip, prepared, reference)
             except WorkerError as error:  # the model is still loaded, and can be unloaded
-                message = str(error).replace(prepared.path, printable(clip.path))  # not our copy's name
+                # Not our copy's name, nor an offset in it, and the option in place of what it sets.
+                message = str(error).replace(prepared.path, printable(clip.path))
+                message = _TOO_LONG.sub(r"\1raise --context", message)
                 if self._ran_out(error):  # a fresh worker may have more
                     raise WorkerError(message, error.malloc) from None
                 self._record(Failure(**place, phase="transcribe", kind="error", message=message))
@@ -374,7 +412,7 @@ class Runner:
             self._begin("start")
             worker = self._start()  # before its turn, so that the next load does not wait for a process
             place["worker"] = self._workers
-        else:
+        elif worker.can["loads"]:
             phase: Literal["unload", "restart"] = "restart"
             if cycle.release is ReleaseKind.DESTROY:
                 phase = "unload"
@@ -390,14 +428,16 @@ class Runner:
     def _prove_clean(self, worker: _Worker, cycle: Cycle, place: _Place) -> None:
         assert worker.baseline is not None
         slate = settle(worker.probe.resident_bytes, worker.baseline, SLATE_TOLERANCE)
-        mapped = is_mapped(worker.pid, os.path.realpath(cycle.model.path))
+        pids = worker.others.pids() if worker.others else [worker.pid]
+        mapped = any(is_mapped(pid, os.path.realpath(cycle.model.path)) for pid in pids)
         self._record(
             CleanSlate(
                 **place,
-                clean=slate.back and not mapped,
+                clean=slate.back and not mapped and not worker.resident,
                 mapped=mapped,
                 excess_bytes=slate.excess_bytes,
                 settle_ms=slate.settle_ms,
+                resident=tuple(worker.resident),
             )
         )
 
@@ -440,10 +480,11 @@ class Runner:
         return worker
 
     def _refuse_others(self, worker: _Worker) -> None:
+        begun = worker.baseline is not None or self._workers > 1
         try:
-            refuse_other_workers(frozenset({worker.pid}))
+            refuse_other_workers(frozenset({worker.pid}), _GO_ON_BESIDE if begun else _BEGIN_BESIDE)
         except ConcurrentError as error:
-            if worker.baseline is None and self._workers == 1:
+            if not begun:
                 raise
             raise RefusedError(str(error)) from None  # this cycle is lost, and not the run
 
@@ -465,23 +506,49 @@ class Runner:
             and worker.probe.resident_bytes() - worker.baseline > SLATE_TOLERANCE
         )
 
+    def _prepare_cache(self, cycle: Cycle, place: _Place) -> None:
+        """Have the model's file in the page cache, or not, as the plan says, and write down the proof."""
+        wanted = self._plan.cache
+        if wanted is CacheState.AS_IS:
+            return
+        path = Path(cycle.model.path)
+        started_ns = time.monotonic_ns()
+        try:
+            found = prepare(path, "cold" if wanted is CacheState.COLD else "warm", self._stop.check)
+        except OSError as error:
+            found = Residency(0, None, None, proven=False, reason=f"{error.strerror}: check the file")
+        self._record(
+            Cache(
+                **place,
+                wanted=wanted,
+                bytes=found.bytes,
+                resident_before_bytes=found.before_bytes,
+                resident_bytes=found.resident_bytes,
+                proven=found.proven,
+                ms=_ms_since(started_ns),
+                reason=found.reason,
+            )
+        )
+
     def _load(self, worker: _Worker, cycle: Cycle, place: _Place) -> None:
         if worker.baseline is None:
             worker.baseline = worker.probe.resident_bytes()
-        command: Command = {
-            "command": "load",
-            "label": cycle.model.label,
-            "load": {
-                "model": cycle.model.path,
-                "threads": self._plan.threads,
-                "context": self._plan.context,
-                "language": self._plan.language,
-                "max_new_tokens": self._plan.max_new_tokens,
-                "preload": self._plan.preload,
-                "lock": self._plan.lock,
-            },
+        options: LoadOptions = {
+            "model": cycle.model.path,
+            "threads": self._plan.threads,
+            "context": self._plan.context,
+            "language": self._plan.language,
+            "max_new_tokens": self._plan.max_new_tokens,
+            "preload": self._plan.preload,
+            "lock": self._plan.lock,
         }
+        if not self._plan.backend.is_default:
+            codes = {name: code for code, name in LANGUAGES.items()}
+            options["language_code"] = codes.get(self._plan.language or "")
+        command: Command = {"command": "load", "label": cycle.model.label, "load": options}
         done = self._ask(worker, command, Done)
+        if not worker.can["loads"]:  # it was told what to load, and does so at each transcription
+            return
         worker.loaded.add(cycle.model.label)
         self._record(Load(**place, load_ms=_elapsed_ms(done)))
         self._read(worker, place, "after_load")
@@ -499,6 +566,8 @@ class Runner:
             reply["returned_ns"],
             prepared.seconds,
             reply["statistics"],
+            reply.get("reported"),
+            streams=worker.can["streams"],
         )
         raw = "".join(text for _, text in reply["pieces"])
         output = split_output(raw)
@@ -520,6 +589,9 @@ class Runner:
                 figures=figures,
                 statistics=tuple(reply["statistics"]),
                 stages=_stages(reply["statistics"]),
+                peak_rss_bytes=reply.get("peak_rss_bytes"),
+                reported=reply.get("reported", {}),
+                left_behind=tuple(reply.get("left_behind", ())),
             )
         )
 
@@ -529,11 +601,17 @@ class Runner:
         except WorkerError as error:
             worker.malloc = error.malloc
             raise
+        except WorkerTimeoutError as error:
+            raise WorkerTimeoutError(f"{error}; raise --timeout, if it was only slow") from None
         worker.malloc = answer["malloc"]
         return answer
 
     def _read(self, worker: _Worker, place: _Place, point: Point) -> Memory:
         """Take a reading; the worker waits, so its last account of its heap still holds."""
+        if worker.others:
+            state = self._ask(worker, {"command": "state"}, State)
+            worker.others.roots = tuple(state["processes"])
+            worker.resident = state["resident"] or []
         malloc = None if worker.malloc is None else msgspec.convert(worker.malloc, Malloc)
         memory = worker.probe.read()
         self._record_samples(worker, place, point)

@@ -18,10 +18,10 @@ from asrswitch.stats.verdict import Word
 from asrswitch.summary import ModelSummary, Spread, Summary
 
 _MIB = 1024 * 1024
-_AS_GOOD = 0.01  # of an hour
+AS_GOOD = 0.01  # of an hour
 _HOUR_MS = 3_600_000
 # Peaks differ by pages of shared libraries that happen to be mapped: by this part, or by 1 MiB, they do not.
-_SAME_PEAK = 0.01
+SAME_PEAK = 0.01
 
 
 class StrategyFigures(msgspec.Struct, frozen=True):
@@ -119,12 +119,12 @@ def _rate_limit(turn_ms: float, quickest_ms: float) -> float:
     Without end where its turns are at most 1 % longer: more than an hour of turns an hour there are not.
     """
     longer = turn_ms - quickest_ms
-    return _AS_GOOD * _HOUR_MS / longer if longer > _AS_GOOD * quickest_ms else math.inf
+    return AS_GOOD * _HOUR_MS / longer if longer > AS_GOOD * quickest_ms else math.inf
 
 
 def _same_peak(peak: float) -> float:
     """The highest peak that is not told from this one."""
-    return peak + max(_SAME_PEAK * peak, _MIB)
+    return peak + max(SAME_PEAK * peak, _MIB)
 
 
 def _rules(candidates: Sequence[StrategyFigures], limit: int | None, rate: float | None) -> list[Rule]:

@@ -11,9 +11,10 @@ import msgspec
 
 from asrswitch.advice import advise
 from asrswitch.judged import judged_readings, sample_of
-from asrswitch.plan import Model, Plan, Strategy
+from asrswitch.plan import CacheState, Model, Plan, Strategy
 from asrswitch.records import (
     Budget,
+    Cache,
     CleanSlate,
     End,
     Failure,
@@ -62,6 +63,14 @@ class Predicted(msgspec.Struct, frozen=True):
         return self.measured_bytes / self.need_bytes - 1
 
 
+class CacheProof(msgspec.Struct, frozen=True):
+    """Before how many loads a model's file was made cold or warm, and before how many it is proven to be."""
+
+    wanted: CacheState
+    loads: int
+    proven: int
+
+
 class ModelSummary(msgspec.Struct, frozen=True):
     """One model's figures over its cycles; None where nothing was measured. Memory is resident memory."""
 
@@ -86,15 +95,23 @@ class ModelSummary(msgspec.Struct, frozen=True):
     answer_ms: Spread | None  # load and TTFT: what a user waits who asks for a model that has no turn
     overhead_ms: Spread | None  # load and release: what switching adds to transcribing
     peak_bytes: int | None  # from load to release
+    peak_above_load_bytes: int | None  # above what there was before the load
     peak_anonymous_bytes: int | None  # likewise, as far as readings and samples saw it; None without samples
     # Above what the worker had before its first load, once no model is loaded any more.
     retained_bytes: Spread | None
     retained_anonymous_bytes: Spread | None
+    # The part that is not retained of what there was above that while the model was loaded; not of a process
+    # that ended instead.
+    reclaimed: Spread | None
+    reclaimed_anonymous: Spread | None
     kept_bytes: Spread | None  # by malloc, then; not only of what was retained
     trimmed_bytes: Spread | None  # anonymous memory that malloc gave back, or would
     untrimmed_bytes: Spread | None  # what of the retained anonymous memory would then be left
     prediction: Predicted | None
     drifts: dict[str, Drift]  # of what was measured often enough: TTFT, tokens/s, load
+    read_bytes: Spread | None  # from disks, by turns that load, until the transcriptions are over
+    cache: CacheProof | None  # None where files are taken as they are
+    reported: dict[str, Spread]  # what its program says of itself, by name
 
 
 class Resident(msgspec.Struct, frozen=True):
@@ -158,6 +175,7 @@ class Summary(msgspec.Struct, frozen=True):
     failures: list[Failure]
     warnings: list[str]
     invalid: list[str]  # why the run's figures are not to be trusted
+    loads: bool  # whether models are loaded to stay; else TTFT counts from the start of a process that loads
 
     @property
     def word(self) -> Word:
@@ -196,8 +214,11 @@ def summarise(records: Sequence[Record]) -> Summary:
         until_decided=run.plan.until_decided,
         decided=_decided(run.plan, done, needed) if finished == "complete" else None,
         resumed=sum(isinstance(record, Resume) for record in records),
-        models=[_model(model, run.plan, turns, predictions.get(model.label)) for model in run.plan.models],
-        resident=_resident(readings),
+        models=[
+            _model(model, run.plan, turns, predictions.get(model.label), _cache_proof(model.label, records))
+            for model in run.plan.models
+        ],
+        resident=_resident(readings, turns),
         memory_limit_bytes=run.plan.memory_limit_bytes or (group.limit if group else None),
         group=group,
         budgets=_budgets(records),
@@ -209,6 +230,9 @@ def summarise(records: Sequence[Record]) -> Summary:
         failures=failures,
         warnings=[advice.line for advice in advised if not advice.invalid],
         invalid=[advice.line for advice in advised if advice.invalid],
+        loads=all(
+            r.capabilities["loads"] for r in records if isinstance(r, WorkerStarted) and r.capabilities
+        ),
     )
 
 
@@ -245,10 +269,11 @@ def _all_transcribed(records: Sequence[Record], clips: set[str]) -> set[tuple[in
     return {turn for turn, those in spoken.items() if those >= clips}
 
 
-def _resident(readings: Sequence[Reading]) -> Resident | None:
+def _resident(readings: Sequence[Reading], turns: Sequence[Turn]) -> Resident | None:
     if not readings:
         return None
     peak = max(reading.memory.peak_rss_bytes for reading in readings)
+    peak = max(peak, _highest(turn.peak_rss_bytes for turn in turns) or 0)
     return Resident(readings[0].memory.rss_bytes, readings[-1].memory.rss_bytes, peak)
 
 
@@ -272,12 +297,17 @@ def _budgets(records: Sequence[Record]) -> Budgets | None:
 
 
 def _model(
-    model: Model, plan: Plan, all_turns: Sequence[Turn], prediction: Prediction | None
+    model: Model,
+    plan: Plan,
+    all_turns: Sequence[Turn],
+    prediction: Prediction | None,
+    cache: CacheProof | None,
 ) -> ModelSummary:
     turns = [turn for turn in all_turns if turn.model == model.label]
     spoken = [record for turn in turns for record in turn.transcriptions]
     unloads = [turn for turn in turns if turn.release and turn.release.how is not ReleaseKind.RESTART]
     restarts = [turn for turn in turns if turn.release and turn.release.how is ReleaseKind.RESTART]
+    processes = [turn for turn in turns if turn.is_process]
     # After a restart the model is still loaded: what an unload gives back is known only where there was one.
     destroyed = [turn for turn in turns if turn.release and turn.release.how is ReleaseKind.DESTROY]
     stays = plan.strategy in (Strategy.RESTART, Strategy.RESIDENT)
@@ -300,25 +330,46 @@ def _model(
         chars_per_s=_spread(record.figures.chars_per_s for record in spoken),
         tokens_per_s=_spread(record.figures.tokens_per_s for record in spoken),
         rtf=_spread(record.figures.rtf for record in spoken),
-        wer=_mean(record.wer for record in spoken),
-        cer=_mean(record.cer for record in spoken),
+        wer=None if model.synthetic else _mean(record.wer for record in spoken),
+        cer=None if model.synthetic else _mean(record.cer for record in spoken),
         load_overhead_bytes=_spread(turn.rss_above(["after_load"], "before_load") for turn in turns),
         unload_release_bytes=_spread(
             turn.rss_above(["after_load", "after_infer"], "after_unload") for turn in destroyed
         ),
-        net_growth_bytes=_spread(turn.rss_above(["after_unload"], "before_load") for turn in destroyed),
+        net_growth_bytes=_spread(
+            turn.rss_above(["after_unload"], "before_load") for turn in [*destroyed, *processes]
+        ),
         answer_ms=_spread(turn.answer_ms for turn in answering),
-        overhead_ms=_spread(turn.overhead_ms for turn in usual if not (stays and turn.load)),
+        overhead_ms=_spread(turn.overhead_ms for turn in [*usual, *processes] if not (stays and turn.load)),
         peak_bytes=_highest(turn.peak_rss_bytes for turn in turns),
+        peak_above_load_bytes=_highest(turn.peak_above_load_bytes for turn in turns),
         peak_anonymous_bytes=_highest(turn.peak_anonymous_bytes for turn in turns),
         retained_bytes=_spread(turn.retained_bytes for turn in turns),
         retained_anonymous_bytes=_spread(turn.retained_anonymous_bytes for turn in turns),
+        reclaimed=_spread(turn.reclaimed for turn in destroyed),
+        reclaimed_anonymous=_spread(turn.reclaimed_anonymous for turn in destroyed),
         kept_bytes=_spread(turn.kept_bytes for turn in turns),
         trimmed_bytes=_spread(turn.trimmed_bytes for turn in turns),
         untrimmed_bytes=_spread(turn.untrimmed_bytes for turn in turns),
         prediction=_predicted(prediction, turns) if prediction else None,
         drifts=_drifts([turn.load for turn in turns if turn.load], spoken),
+        read_bytes=_spread(turn.read_bytes for turn in turns),
+        cache=cache,
+        reported=_reported(spoken),
     )
+
+
+def _reported(spoken: Sequence[Transcription]) -> dict[str, Spread]:
+    names = dict.fromkeys(name for record in spoken for name in record.reported)
+    spreads = {name: _spread(record.reported.get(name) for record in spoken) for name in names}
+    return {name: spread for name, spread in spreads.items() if spread}
+
+
+def _cache_proof(label: str, records: Sequence[Record]) -> CacheProof | None:
+    prepared = [record for record in records if isinstance(record, Cache) and record.model == label]
+    if not prepared:
+        return None
+    return CacheProof(prepared[0].wanted, len(prepared), sum(record.proven for record in prepared))
 
 
 def _predicted(prediction: Prediction, turns: Sequence[Turn]) -> Predicted:

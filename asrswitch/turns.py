@@ -50,19 +50,30 @@ class Turn(msgspec.Struct):
 
     @property
     def overhead_ms(self) -> float | None:
-        """Load, where there was one, and release."""
+        """Load, where there was one, and release; nothing where both are in the time of a process."""
+        if self.is_process:
+            return 0.0
         return None if self.release is None else (self.load_ms or 0) + self.release.release_ms
 
     @property
     def peak_rss_bytes(self) -> int | None:
-        """From load to release; what the readings saw, where the kernel's maximum is older than the turn."""
-        return max(
-            (
-                memory.peak_rss_bytes if memory.peak_since == "reading" else memory.rss_bytes
-                for memory in self._loaded
-            ),
-            default=None,
-        )
+        """From load to release; what the readings saw, where the kernel's maximum is older than the turn.
+
+        A process that came and went between readings stood beside the worker: its own peak is added.
+        """
+        peaks = [
+            memory.peak_rss_bytes if memory.peak_since == "reading" else memory.rss_bytes
+            for memory in self._loaded
+        ]
+        gone = [record.peak_rss_bytes for record in self.transcriptions if record.peak_rss_bytes is not None]
+        if gone and "after_infer" in self.readings:
+            peaks.append(self.readings["after_infer"].rss_bytes + max(gone))
+        return max(peaks, default=None)
+
+    @property
+    def is_process(self) -> bool:
+        """Whether each transcription was a process of its own, so that nothing was loaded or let go."""
+        return self.load is None and self.release is None and "after_unload" in self.readings
 
     @property
     def peak_anonymous_bytes(self) -> int | None:
@@ -89,6 +100,20 @@ class Turn(msgspec.Struct):
         return after.anonymous_bytes - self.baseline.anonymous_bytes if after and self.baseline else None
 
     @property
+    def reclaimed(self) -> float | None:
+        """Of resident memory above the baseline while the model was loaded, the part that went with it."""
+        highest = max((memory.rss_bytes for memory in self._loaded), default=None)
+        baseline = self.baseline.rss_bytes if self.baseline else None
+        return _part(highest, baseline, self.retained_bytes)
+
+    @property
+    def reclaimed_anonymous(self) -> float | None:
+        """Likewise, of anonymous memory."""
+        highest = max((memory.anonymous_bytes for memory in self._loaded), default=None)
+        baseline = self.baseline.anonymous_bytes if self.baseline else None
+        return _part(highest, baseline, self.retained_anonymous_bytes)
+
+    @property
     def kept_bytes(self) -> int | None:
         """What malloc keeps back once no model is loaded."""
         return self.malloc.kept_bytes if self.malloc and self.empty else None
@@ -106,6 +131,12 @@ class Turn(msgspec.Struct):
         """What a trim leaves of the retained anonymous memory."""
         retained, trimmed = self.retained_anonymous_bytes, self.trimmed_bytes
         return None if retained is None or trimmed is None else retained - trimmed
+
+    @property
+    def read_bytes(self) -> int | None:
+        """From disks, from the load to the end of the transcriptions."""
+        known = [memory.read_bytes for memory in self._loaded if memory.read_bytes is not None]
+        return sum(known) if known and (self.load or self.is_process) else None
 
     def rss_above(self, high: Sequence[Point], low: Point) -> int | None:
         """The highest of some readings less another; None unless all of them are there."""
@@ -141,6 +172,9 @@ def turns_of(records: Sequence[Record]) -> list[Turn]:
                 baselines.setdefault(record.worker, record.memory)
             if record.point == "after_unload":
                 turn.malloc = record.malloc
+                if turn.release is None:
+                    turn.baseline = baselines.get(record.worker)
+                    turn.empty = not loaded.get(record.worker)
             turn.readings[record.point] = record.memory
         elif isinstance(record, Load):
             turn.load = record
@@ -169,6 +203,13 @@ def switch_ms(before: Turn, turn: Turn) -> float | None:
     if before.release is None or before.release.how is not ReleaseKind.DESTROY:
         return None
     return before.release.release_ms + turn.load.load_ms
+
+
+def _part(highest: int | None, baseline: int | None, retained: int | None) -> float | None:
+    """What is not retained of what was taken above the baseline; None where nothing was."""
+    if highest is None or baseline is None or retained is None or highest <= baseline:
+        return None
+    return 1 - retained / (highest - baseline)
 
 
 def _belongs(record: Reading | Load | Transcription | Release | Trim | Timeline, turn: Turn) -> bool:

@@ -11,7 +11,15 @@ import msgspec
 
 from asrswitch.catalogue import TYPES
 from asrswitch.errors import UsageError
-from asrswitch.plan import ALLOCATORS, Options, Plan, Strategy, allocator_environment, make_plan
+from asrswitch.plan import (
+    ALLOCATORS,
+    CacheState,
+    Options,
+    Plan,
+    Strategy,
+    allocator_environment,
+    make_plan,
+)
 
 ALL = "all"  # of strategies or allocators
 _MOST_ROUNDS = 10
@@ -28,6 +36,7 @@ class Varying(msgspec.Struct, frozen=True):
     threads: list[int | None]
     contexts: list[int | None]
     libraries: list[str | None]
+    caches: list[str]
 
 
 def make_varying(
@@ -37,6 +46,7 @@ def make_varying(
     threads: str | None = None,
     context: str | None = None,
     libraries: Sequence[str] = (),
+    cache: str = CacheState.AS_IS.value,
 ) -> Varying:
     """Take comma lists apart; ``all`` is all strategies, or all allocators that are installed.
 
@@ -52,7 +62,8 @@ def make_varying(
             raise UsageError(f"--allocator {name}: use {', '.join(ALLOCATORS)}, or all")
     types = types_from(type)
     numbers = numbers_from("--threads", threads), numbers_from("--context", context)
-    return Varying(strategies, allocators, types, *numbers, list(libraries) or [None])
+    caches = _words("--cache", cache)
+    return Varying(strategies, allocators, types, *numbers, list(libraries) or [None], caches)
 
 
 def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], now: datetime) -> list[Plan]:
@@ -63,13 +74,14 @@ def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], n
     """
     replace = msgspec.structs.replace
     plans: list[Plan] = []
-    for strategy, allocator, type, threads, context, (number, library) in itertools.product(
+    for strategy, allocator, type, threads, context, (number, library), cache in itertools.product(
         varying.strategies,
         varying.allocators,
         varying.types,
         varying.threads,
         varying.contexts,
         enumerate(varying.libraries, 1),
+        varying.caches,
     ):
         its_own = replace(
             options,
@@ -79,6 +91,7 @@ def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], n
             threads=threads,
             context=context,
             library=library,
+            cache=cache,
         )
         plan = make_plan(its_own, environ, now)
         names = [
@@ -88,6 +101,7 @@ def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], n
             f"threads-{threads}" if len(varying.threads) > 1 else "",
             f"context-{context}" if len(varying.contexts) > 1 else "",
             f"library-{number}" if len(varying.libraries) > 1 else "",
+            cache if len(varying.caches) > 1 else "",
         ]
         variant = "-".join(name for name in names if name)
         out = str(Path(plan.out, variant))

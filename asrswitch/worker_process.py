@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -103,8 +103,14 @@ class StopSignals:
 
 
 def worker_program(library: str) -> list[str]:
-    """The worker's command line."""
+    """The command line of a worker with a library of chatllm.cpp's interface."""
     return [sys.executable, "-m", "asrswitch.worker", library]
+
+
+def backend_program(name: str, configuration: Mapping[str, Any]) -> list[str]:
+    """The command line of a worker with another backend."""
+    told = msgspec.json.encode(configuration).decode()
+    return [sys.executable, "-m", "asrswitch.worker", "--backend", name, told]
 
 
 def start_process(
@@ -139,7 +145,7 @@ class WorkerProcess:
 
     def __init__(
         self,
-        library: Path,
+        program: Sequence[str],
         log: Path,
         stop: StopSignals,
         timeout_s: float,
@@ -149,7 +155,7 @@ class WorkerProcess:
         """Start it and wait until it is ready.
 
         Args:
-            library: what it is to load models with.
+            program: its command line.
             log: takes what it prints.
             stop: what ends the wait for an answer.
             timeout_s: for being ready.
@@ -158,7 +164,7 @@ class WorkerProcess:
                 make a control group, of all that it is charged for.
 
         Raises:
-            WorkerError: it cannot be started, or says that it cannot use the library.
+            WorkerError: it cannot be started, or says that it cannot use its library or configuration.
             WorkerLostError: it ended before it was ready.
             WorkerTimeoutError: it was not ready in time.
             StoppedError: a signal came.
@@ -168,7 +174,7 @@ class WorkerProcess:
         self._log = log
         self._log_mark = self._log_size()
         try:
-            self._process = start_process(worker_program(str(library)), log, environ)
+            self._process = start_process(program, log, environ)
         except OSError as error:
             raise WorkerError(
                 f"{error.filename or sys.executable}: a worker cannot be started with it ({error.strerror}); "
@@ -323,7 +329,7 @@ def worker(
         StoppedError: a signal came.
     """
     try:
-        process = WorkerProcess(library, log, stop, START_TIMEOUT_S, environ)
+        process = WorkerProcess(worker_program(str(library)), log, stop, START_TIMEOUT_S, environ)
     except WorkerError as error:
         raise LibraryError(str(error)) from None
     except (WorkerLostError, WorkerTimeoutError) as error:

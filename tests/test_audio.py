@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import soundfile
 
 from asrswitch.audio import MAX_SECONDS, SAMPLE_RATE, prepare
 from asrswitch.errors import AudioError, UsageError
+from support import ROOT
 
 
 def tone(seconds: float, rate: int, hertz: float = 440) -> np.ndarray:
@@ -103,3 +107,15 @@ def test_bad_clips_are_one_line_that_names_the_file(tmp_path: Path) -> None:
             prepare(path, tmp_path)
         assert str(path) in str(caught.value), name
         assert "\n" not in str(caught.value), name
+
+
+@pytest.mark.parametrize("words", [("--iters", "1", "--audio"), ("transcribe",), ("bench", "--audio")])
+def test_no_room_for_a_clip_is_one_line(words: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(1, 44_100), 44_100)
+    limit = ["prlimit", "--fsize=20000", "--", sys.executable, "-m", "asrswitch", *words, str(path)]
+    environ = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(limit, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = [line for line in done.stderr.splitlines() if "no --model" not in line]
+    assert "cannot be written; make room" in line

@@ -244,6 +244,25 @@ def test_a_library_that_cannot_load_the_model_is_missing(fake_library: Path) -> 
     assert finding.mark in (Mark.MISSING, Mark.LIMITED) and is_whole(finding)
 
 
+def test_no_place_for_temporary_files_is_a_line_of_the_report() -> None:
+    assert ours.check_temporary_files().mark is Mark.OK
+    done = subprocess.run(
+        [sys.executable, "-m", "asrswitch", "doctor", "--json"],
+        cwd=ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    sections = json.loads(done.stdout)["sections"]
+    findings = {item["subject"]: item for section in sections for item in section["findings"]}
+    told = findings["temporary files"]
+    assert (told["mark"], told["needed"]) == ("missing", True)
+    assert "No usable temporary directory" in told["found"] and "TMPDIR" in told["remedy"]
+
+
 def test_models_and_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ours.check_embedded_models([Path("digits-small.bin"), Path("digits-large.bin")]).mark is Mark.OK
     assert ours.check_embedded_models([Path("digits-small.bin")]).needed

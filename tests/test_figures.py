@@ -49,6 +49,24 @@ def test_white_space_around_the_transcript_is_not_a_character() -> None:
     )
 
 
+def test_what_is_read_of_a_program_is_not_counted_as_tokens() -> None:
+    pieces = [(10 * MS, "one two "), (30 * MS, "three")]  # three tokens in two reads
+    told = figure_out(pieces, 0, 40 * MS, 1.0, [], {"tokens": 3.0, "prompt_tokens": 9.0})
+    assert (told.tokens, told.tokens_source, told.prompt_tokens) == (3, "engine", 9)
+    assert told.tokens_per_s == pytest.approx(2 / 0.020)
+    untold = figure_out(pieces, 0, 40 * MS, 1.0, [], {})
+    assert (untold.tokens, untold.tokens_source, untold.tokens_per_s) == (None, None, None)
+    assert untold.chars_per_s == told.chars_per_s == pytest.approx(5 / 0.020)
+
+
+def test_without_streaming_pieces_have_no_speed_in_tokens() -> None:
+    pieces = [(10 * MS, "one two"), (30 * MS, "three")]
+    for reported in (None, {"tokens": 3.0}):
+        figures = figure_out(pieces, 0, 40 * MS, 1.0, [], reported, streams=False)
+        assert figures.tokens_per_s is None
+        assert figures.tokens == (3 if reported else None)
+
+
 def test_silence_has_no_times() -> None:
     figures = figure_out([], 0, 10 * MS, 1.0, [])
     assert figures.ttft_ms is figures.first_callback_ms is figures.chars_per_s is figures.tokens is None

@@ -19,7 +19,7 @@ from asrswitch.convert import TYPES, convert
 from asrswitch.convert.synth import synthesise
 from asrswitch.errors import AsrSwitchError
 from asrswitch.model_facts import Synthetic, describe, model_facts
-from asrswitch.model_file import is_synthetic, read_model_file
+from asrswitch.model_file import ANEW, is_synthetic, read_model_file
 from helpers.bad_models import bad_models, sound_file
 from helpers.checkpoint import ADDED_TOKENS, Sizes, write_checkpoint
 from helpers.container import read_container
@@ -109,6 +109,7 @@ def facts_or_one_line(path: Path) -> str | None:
     except AsrSwitchError as error:
         message = str(error)
         assert message.startswith(f"{path}: ") and message.isprintable(), message
+        assert message.count("; ") == 1, message  # what is wrong, and what to do about it
         return message
     assert sum(part.bytes for part in facts.parts) == facts.file_bytes
     assert all(value.isprintable() for _, lines in describe(facts) for line in lines for value in line)
@@ -219,8 +220,27 @@ def test_what_is_no_model_file_is_not_marked_and_refused_in_one_line(tmp_path: P
     (tmp_path / "text.bin").write_text("text=abc\nsynthetic=1\n")
     (tmp_path / "empty.bin").touch()
     os.mkfifo(tmp_path / "pipe.bin")
-    for name in ("text.bin", "empty.bin", "pipe.bin", "missing.bin", "."):
-        assert facts_or_one_line(tmp_path / name) is not None
+    for name, says in (
+        ("text.bin", "this is no chatllm.cpp model file; `models convert` makes one from a checkpoint"),
+        ("empty.bin", "is empty; copy it again, or make it anew by `models convert`"),
+        ("pipe.bin", "not a file; give the name of a model file"),
+        ("missing.bin", "there is no such file"),
+        (".", "not a file"),
+    ):
+        assert says in str(facts_or_one_line(tmp_path / name))
+
+
+def test_a_file_that_may_not_be_read_is_told_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "secret.bin"
+    path.touch()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read everything
+    assert facts_or_one_line(path) == f"{path}: cannot be read: Permission denied; check its permissions"
 
 
 def test_a_large_count_takes_no_memory(tiny: Path, tmp_path: Path) -> None:
@@ -265,7 +285,7 @@ def test_the_command_prints_text_json_or_one_line(tiny: Path, tmp_path: Path) ->
     assert facts["synthetic"] == {"preset": "tiny", "seed": 7}
     assert facts["tensors"] == len(read_model_file(tiny).tensors)
     done = show(tmp_path / "missing.bin")
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert show().returncode == 2
 
 
@@ -276,6 +296,13 @@ def test_the_command_predicts_the_memory_of_an_input(tiny: Path) -> None:
     lines = [line.split() for line in section.splitlines()]
     assert " ".join(lines[0]) == ("for a clip of 11 s, 512 new tokens, 1 thread, a context of 700 tokens")
     assert " ".join(lines[1]).endswith(" MiB, file-backed and shared between processes")
+    for words, says in (
+        (("--clip", "30", "--context", "390"), "the clip alone takes 390 tokens: raise --context, or cut"),
+        (("--clip", "1e9"), "the clip alone takes 13,000,000,000 tokens: cut the clip"),
+    ):
+        assert f"does not fit {says}" in " ".join(show(tiny, "--threads", "1", *words).stdout.split())
+    fits = show(tiny, "--threads", "1", "--clip", "30", "--context", "420").stdout
+    assert "predicted memory" in fits and "does not fit" not in fits
 
     def asked(*words: str) -> dict[str, Any]:
         done = show(tiny, "--json", *words)
@@ -351,7 +378,7 @@ def test_texts_of_impossible_lengths_are_refused_at_the_first(
     struct.pack_into("<i", whole, at, length)
     path = tmp_path / "lengths.bin"
     path.write_bytes(whole)
-    assert facts_or_one_line(path) == f"{path}: {list_of}'s length at offset {at}: {says}"
+    assert facts_or_one_line(path) == f"{path}: {list_of}'s length at offset {at}: {says}; {ANEW}"
 
 
 def test_a_vocabulary_ends_before_the_tensors(tiny: Path, tmp_path: Path) -> None:
@@ -361,5 +388,7 @@ def test_a_vocabulary_ends_before_the_tensors(tiny: Path, tmp_path: Path) -> Non
     path = tmp_path / "early.bin"
     path.write_bytes(whole)
     message = facts_or_one_line(path)
-    assert message and message.endswith(f"goes beyond the offset of the tensors, {vocabulary_at + 20}")
+    assert message and message.endswith(
+        f"goes beyond the offset of the tensors, {vocabulary_at + 20}; {ANEW}"
+    )
     assert int(message.partition("offset ")[2].partition(":")[0]) <= vocabulary_at + 24

@@ -55,6 +55,7 @@ def test_the_reference_is_given_read_or_found_beside_the_clip(model: str, tmp_pa
         ({"context": -1}, {}, "--context"),
         ({"max_new_tokens": 0}, {}, "--max-new-tokens"),
         ({"timeout_s": 0.0}, {}, "--timeout"),
+        ({"cache": "tepid"}, {}, "--cache tepid: use one of as-is, cold, warm"),
         ({"timeout_s": float("nan")}, {}, "--timeout"),
         ({"timeout_s": float("inf")}, {}, "--timeout"),
         ({"iterations": "1000001"}, {}, "--iters"),
@@ -141,7 +142,9 @@ def test_iterations_are_a_number_or_as_many_as_it_takes(
     assert (plan.iterations, plan.most_s, plan.until_decided) == (iterations, most_s, word != "7")
 
 
-@pytest.mark.parametrize("word", ["auto:", "auto:0", "auto:5x", "automatic", "1.5", "", "30m", "auto:-1"])
+@pytest.mark.parametrize(
+    "word", ["auto:", "auto:0", "auto:0s", "auto:5x", "automatic", "1.5", "", "30m", "auto:-1"]
+)
 def test_other_words_for_iterations_are_refused(model: str, clip: Path, word: str) -> None:
     with pytest.raises(UsageError, match="--iters"):
         plan_of(model, clip, iterations=word)
@@ -164,7 +167,7 @@ def test_sizes(model: str, clip: Path, word: str, size: int) -> None:
     assert plan_of(model, clip, restart_above=word).restart_above_bytes == size
 
 
-@pytest.mark.parametrize("word", ["", "M", "-1", "1P", "1 GB of it", "nan", "1e9", "0"])
+@pytest.mark.parametrize("word", ["", "M", "-1", "1P", "1 GB of it", "nan", "1e9", "0", "9000000T"])
 def test_what_is_no_size_is_refused(model: str, clip: Path, word: str) -> None:
     with pytest.raises(UsageError, match="--memory-limit"):
         plan_of(model, clip, memory_limit=word)

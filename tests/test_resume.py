@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from asrswitch.cli import main
 from asrswitch.errors import UsageError
+from asrswitch.memory.guard import MachineLock
 from asrswitch.records import (
     End,
     Failure,
@@ -185,6 +188,45 @@ def test_what_cannot_go_on_is_one_line(
     path.unlink()
     with pytest.raises(UsageError, match="no such file any more"):
         read_interrupted(out)
+
+
+def test_runs_that_did_not_take_turns_are_no_set(
+    run: Run_, script: Callable[..., str], tmp_path: Path
+) -> None:
+    model = script("a", **GOOD)
+    for name in ("out/one", "out/two"):
+        run(model, iterations=1, options=("--out", str(tmp_path / name)))
+    for words in (("--resume",), ("report",)):
+        done = subprocess.run(
+            [sys.executable, "-m", "asrswitch", *words, str(tmp_path / "out")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "holds 2 runs that did not take turns; name one of them" in done.stderr
+
+
+def test_a_run_goes_on_beside_another_where_that_is_allowed(
+    run: Run_,
+    script: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(script("a", **GOOD), iterations=3)
+    log = tmp_path / "out" / "run.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    first = msgspec.json.decode(lines[0])
+    first["plan"]["allow_concurrent"] = False
+    log.write_bytes(b"".join([msgspec.json.encode(first) + b"\n", *lines[1:9]]))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with MachineLock(tmp_path):
+        assert main(["--resume", str(tmp_path / "out")]) == 1
+        assert "is measuring on this machine" in capsys.readouterr().err
+        assert main(["--resume", str(tmp_path / "out"), "--allow-concurrent"]) == 0
+    assert summarise(read_log(log)).iterations_done == 3
 
 
 def test_a_run_that_was_moved_goes_on_where_it_is(

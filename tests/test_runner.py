@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from datetime import datetime
@@ -17,8 +19,10 @@ import pytest
 import soundfile
 
 import asrswitch
+from asrswitch.cli import main
 from asrswitch.convert import TYPES
 from asrswitch.convert.synth import synthesise
+from asrswitch.memory import guard
 from asrswitch.memory.guard import MachineLock
 from asrswitch.records import (
     CleanSlate,
@@ -271,7 +275,26 @@ def test_a_library_that_kills_every_worker_is_one_line(
     )
     assert done.returncode == 1
     (error,) = without_progress(done.stderr).splitlines()
-    assert "SIGABRT" in error
+    assert "SIGABRT" in error and "worker-" not in error
+    assert done.stdout == "" and not (tmp_path / "out").exists()
+
+
+def test_the_last_words_of_workers_that_never_start_are_kept(
+    command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
+) -> None:
+    source, library = tmp_path / "says.c", tmp_path / "says.so"
+    source.write_text(
+        "#include <stdio.h>\n#include <stdlib.h>\n"
+        '__attribute__((constructor)) static void die(void) { fputs("its last words", stderr); abort(); }\n'
+    )
+    subprocess.run([os.environ.get("CC", "cc"), "-shared", "-fPIC", "-o", library, source], check=True)
+    words = command(script("a", **GOOD), options=("--library", str(library)))
+    del words[5:7]  # the fixture's library
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    log = tmp_path / "out" / "worker-2.log"
+    assert f"(the worker was killed by SIGABRT); see {log}; name another" in done.stderr
+    assert "its last words" in log.read_text()
     assert ending(log_of(tmp_path)) == ("failed", None)
 
 
@@ -299,7 +322,7 @@ def test_workers_that_no_longer_start_are_failures_and_what_was_measured_is_show
         ("a", 2),
     ]
     assert "TTFT" in done.stdout
-    assert "0 of 3 iterations, complete" in done.stdout
+    assert "0 of 3 iterations done, the run went to its end" in done.stdout
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_what_was_measured_is_shown(
@@ -500,7 +523,7 @@ def test_a_model_that_fails_twice_is_skipped_and_the_others_go_on(
     assert [r.cycle for r in records if isinstance(r, Transcription)] == [0, 2, 4]
     assert ending(records) == ("complete", None)
     assert "warning: bad is left out from iteration 1 on: it failed 2 times in iteration 1" in done.stdout
-    assert "0 of 3 iterations, complete" in done.stdout
+    assert "0 of 3 iterations done, the run went to its end" in done.stdout
 
 
 def test_a_run_is_refused_while_another_has_the_machines_lock(
@@ -530,11 +553,92 @@ def test_a_run_is_refused_while_another_runs_worker_is_there_and_leaves_it_alone
                 second, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False
             )
             assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-            assert "holds models of another run" in done.stderr
+            assert "holds models of another run; end it, or give --allow-concurrent" in done.stderr
+            assert done.stdout == "" and not (tmp_path / "second").exists()
             assert first.poll() is None and alive(worker_pid(tmp_path))
         finally:
             first.terminate()
-    assert ending(read_log(tmp_path / "second" / "run.jsonl")) == ("failed", None)
+
+
+def test_a_run_that_is_disturbed_loses_that_turn_and_says_how_to_go_on(
+    command: Callable[..., list[str]],
+    script: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    looks = itertools.count()
+    monkeypatch.setattr(guard, "other_workers", lambda ours: [4242] if next(looks) == 1 else [])
+    monkeypatch.setattr(guard, "_GRACE_S", 0.0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # with a lock of its own
+    words = [word for word in command(script("a", **GOOD), iterations=3) if word != "--allow-concurrent"]
+    assert main(words[3:]) == 1
+    (failure,) = (record for record in log_of(tmp_path) if isinstance(record, Failure))
+    assert (failure.iteration, failure.kind) == (2, "refused")
+    assert failure.message == (
+        "process 4242 holds models of another run; this turn is lost, and the run goes on: end that process, "
+        "or stop the run and go on with it by --resume DIR --allow-concurrent"
+    )
+    assert [r.iteration for r in log_of(tmp_path) if isinstance(r, Transcription)] == [1, 3]
+    printed = capsys.readouterr()
+    assert "2 of 3 iterations done, the run went to its end" in printed.out
+    assert "second attempt" not in printed.err
+
+
+def test_a_run_in_which_every_cycle_failed_is_not_called_complete(
+    run: Callable[..., Completed], script: Callable[..., str]
+) -> None:
+    done = run(script("a", error="load"), iterations=3)
+    assert done.returncode == 1
+    assert "0 of 3 iterations done, the run went to its end\n" in done.stdout
+    assert "medians" not in done.stdout and "complete" not in done.stdout
+
+
+@pytest.mark.parametrize("variants", [(), ("--threads", "1,2")])
+def test_a_run_that_never_began_prints_its_error_alone_and_leaves_nothing(
+    variants: tuple[str, ...], command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
+) -> None:
+    library = tmp_path / "no-library.so"
+    library.write_text("no library")
+    (tmp_path / "there").mkdir()
+    for out in (tmp_path / "out", tmp_path / "there"):
+        options = ("--library", str(library), "--out", str(out), *variants)
+        words = command(script("a", **GOOD), options=options)
+        del words[5:7]  # the fixture's library
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "there").iterdir()) == []  # it is the user's own
+
+
+def test_a_second_attempt_is_told_as_one(
+    command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
+) -> None:
+    slow = script("slow", **GOOD, hang="load")
+    mended = script("mended", **GOOD, crash="transcribe", once=tmp_path / "once")
+    words = command(mended, slow, iterations=1, options=("--timeout", "0.5"))
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    told = [line.partition(": ") for line in done.stderr.splitlines() if line.startswith("[")]
+    assert [where for where, _, _ in told] == [
+        "[1/2] iteration 1/1 mended",
+        "[1/2] iteration 1/1 mended, second attempt",
+        "[2/2] iteration 1/1 slow",
+        "[2/2] iteration 1/1 slow, second attempt",
+    ]
+    assert "TTFT" in told[1][2]
+    late = "load failed: no answer within 0.5 s; the worker was killed; raise --timeout, if it was only slow"
+    assert [facts for _, _, facts in told[2:]] == [late, late]
+
+
+def test_a_limit_that_no_worker_starts_within_is_named(
+    command: Callable[..., list[str]], script: Callable[..., str]
+) -> None:
+    words = command(script("a", **GOOD), options=("--memory-limit", "2M"))
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    line = without_progress(done.stderr)
+    assert line.startswith("asrswitch: --memory-limit 2,097,152 B: no worker starts with it (the worker ")
+    assert "; raise it, or, if it is ample for " in line and line.count("\n") == 1
 
 
 def test_every_unload_is_proven_clean_or_not(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from asrswitch.errors import UsageError
-from asrswitch.plan import Options, Plan, Strategy
+from asrswitch.plan import CacheState, Options, Plan, Strategy
 from asrswitch.variants import make_plans, make_varying
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -29,9 +29,11 @@ def plans_of(
     threads: str | None = None,
     context: str | None = None,
     libraries: tuple[str, ...] = (),
+    cache: str = "as-is",
 ) -> list[Plan]:
     options = Options(iterations=iterations, models=[f"m={model}"], audio=[str(clip)], out="/o")
-    return make_plans(options, make_varying(strategy, allocator, type, threads, context, libraries), {}, NOW)
+    varying = make_varying(strategy, allocator, type, threads, context, libraries, cache)
+    return make_plans(options, varying, {}, NOW)
 
 
 def test_one_of_each_is_one_run_with_no_name(model: str, clip: Path) -> None:
@@ -75,6 +77,21 @@ def test_types_and_contexts_are_factors(clip: Path, tmp_path: Path) -> None:
     assert {plan.models[0].label for plan in plans} == {"0.6B"}
 
 
+def test_cold_and_warm_are_a_factor(model: str, clip: Path) -> None:
+    plans = plans_of(model, clip, cache="cold,warm", threads="1,2", iterations="24")
+    assert [(plan.variant, plan.threads, plan.cache.value) for plan in plans] == [
+        ("threads-1-cold", 1, "cold"),
+        ("threads-1-warm", 1, "warm"),
+        ("threads-2-cold", 2, "cold"),
+        ("threads-2-warm", 2, "warm"),
+    ]
+    assert {plan.rounds for plan in plans} == {2}
+    (alone,) = plans_of(model, clip, cache="cold")
+    assert (alone.variant, alone.cache) == (None, CacheState.COLD)
+    (plain,) = plans_of(model, clip)
+    assert plain.cache is CacheState.AS_IS
+
+
 def test_allocators_differ_in_the_workers_environment_alone(model: str, clip: Path) -> None:
     plans = {plan.variant: plan for plan in plans_of(model, clip, allocator="all")}
     assert plans["glibc"].environment == {}
@@ -92,6 +109,9 @@ def test_allocators_differ_in_the_workers_environment_alone(model: str, clip: Pa
         ({"strategy": ""}, "--strategy"),
         ({"strategy": "all,reload"}, "--strategy all"),
         ({"allocator": "malloc"}, "--allocator malloc"),
+        ({"cache": "tepid"}, "--cache tepid: use one of as-is, cold, warm"),
+        ({"cache": "cold,cold"}, "--cache cold,cold"),
+        ({"cache": ""}, "--cache"),
         ({"threads": "1,1"}, "--threads 1,1"),
         ({"threads": "3-1"}, "--threads 3-1"),
         ({"threads": "1,,2"}, "--threads 1,,2"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import soundfile
 
-from asrswitch.audio import PreparedClip, prepare
+from asrswitch.audio import SAMPLE_RATE, PreparedClip, prepare, write_wav
 from asrswitch.bench.floors import CEILING_KINDS
 from asrswitch.bench.plan import LIBRARY_NAMES, BenchPlan
 from asrswitch.errors import AsrSwitchError
@@ -233,7 +233,7 @@ def _clip(plan: BenchPlan, scratch: Path) -> PreparedClip:
     from importlib import resources
 
     sample = Path(str(resources.files("asrswitch") / "samples" / DEFAULT_CLIP))
-    samples, rate = soundfile.read(str(sample), dtype="int16")
+    samples, _ = soundfile.read(str(sample), frames=DEFAULT_CLIP_S * SAMPLE_RATE, dtype="float32")
     path = scratch / "default.wav"
-    soundfile.write(str(path), samples[: DEFAULT_CLIP_S * rate], rate, subtype="PCM_16")
-    return prepare(path, scratch)
+    write_wav(path, samples)
+    return PreparedClip(str(path), len(samples) / SAMPLE_RATE)

@@ -29,6 +29,8 @@ class BenchOptions(msgspec.Struct, frozen=True):
     audio: str | None = None
     types: str | None = None  # of models that are given by name, with commas between
     threads: str | None = None  # N[,N...], or ranges
+    context: int | None = None
+    language: str | None = None
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     repetitions: int = DEFAULT_REPETITIONS
     warmups: int = DEFAULT_WARMUPS
@@ -76,6 +78,8 @@ def make_bench_plan(options: BenchOptions, environ: Mapping[str, str]) -> BenchP
             type=options.types if not options.models else None,
             audio=[options.audio] if options.audio else [],
             threads=threads[0],
+            context=options.context,
+            language=options.language,
             max_new_tokens=options.max_new_tokens,
             timeout_s=options.timeout_s,
         ),

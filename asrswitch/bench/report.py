@@ -100,7 +100,7 @@ def _plain_text(report: BenchReport, width: int) -> str:
 # What a file can hold: a report and, for text, a width make its content.
 WRITERS: dict[str, Callable[[BenchReport, int], str]] = {
     "text": _plain_text,
-    "markdown": lambda report, _width: render_markdown(report),
+    "md": lambda report, _width: render_markdown(report),
     "json": lambda report, _width: render_json(report),
 }
 

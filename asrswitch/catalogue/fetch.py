@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.util
 import shutil
 from collections.abc import Callable, Mapping
@@ -96,9 +98,8 @@ def _make_directory(dest: Path | None, environ: Mapping[str, str]) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise AsrSwitchError(
-            f"{directory}: cannot be made ({error.strerror}); choose another place by --dest"
-        ) from None
+        problem = "is a file" if error.errno == errno.EEXIST else f"cannot be made ({error.strerror})"
+        raise UsageError(f"{directory}: {problem}; choose another place by --dest") from None
     return directory
 
 
@@ -129,9 +130,13 @@ def _fetch_checkpoint(item: Published, target: Path, environ: Mapping[str, str],
         raise AsrSwitchError(f"{folder}: cannot be made ({error.strerror}); choose another --dest") from None
     left = sum(file.bytes or 0 for file in item.files if not (folder / file.path).exists())
     _check_space(left - sum(_size(partial_path(folder / file.path)) for file in item.files), target)
-    for file in item.files:
-        _fetch_file(item, file, folder / file.path, environ, say)
-    folder.rename(target)
+    try:
+        for file in item.files:
+            _fetch_file(item, file, folder / file.path, environ, say)
+        folder.rename(target)
+    finally:
+        with contextlib.suppress(OSError):  # what came is kept, to go on from
+            folder.rmdir()
 
 
 def _fetch_file(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from asrswitch.catalogue.directory import find_model
+from asrswitch.catalogue.published import checkpoint_of
 from asrswitch.errors import UsageError
 
 
@@ -36,14 +37,17 @@ def label_and_path(
         return label or Path(named).stem, named
     found = find_model(named, type, environ)
     if not found and type is not None:
+        if not _is_published(named) and find_model(named, None, environ):
+            raise UsageError(
+                f"--type {type}: the catalogue does not have {named}, so that its type is not known; leave "
+                "--type out"
+            )
         raise UsageError(
-            f"--type {type}: no model {named} of this type is here; `models list` shows which are, "
-            f"`models fetch {named} --type {type}` brings it"
+            f"--type {type}: no model {named} of this type is here; {_how_to_get(named, f' --type {type}')}"
         )
     if not found and not looks_like_a_file(named):
         raise UsageError(
-            f"--model {word}: there is no such file, and no model of this name is here; `models list` shows "
-            "which are"
+            f"--model {word}: there is no such file, and no model of this name is here; {_how_to_get(named)}"
         )
     return label or (named if found else Path(named).stem), str(found or named)
 
@@ -51,6 +55,16 @@ def label_and_path(
 def looks_like_a_file(word: str) -> bool:
     """Whether this is a path rather than a model's name."""
     return "/" in word or word.endswith(".bin")
+
+
+def _how_to_get(name: str, option: str = "") -> str:
+    shown = "`models list` shows which are"
+    return f"{shown}, `models fetch {name}{option}` brings it" if _is_published(name) else shown
+
+
+def _is_published(name: str) -> bool:
+    """Whether `models fetch` knows it: what is not published in a type is made from the checkpoint."""
+    return bool(checkpoint_of(name))
 
 
 def _is_file(word: str) -> bool:

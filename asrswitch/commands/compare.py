@@ -8,14 +8,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asrswitch import __version__
-from asrswitch.commands.common import FAILURE, INCONCLUSIVE, PLAIN_WIDTH, Parser, console
+from asrswitch.commands.common import (
+    FAILURE,
+    INCONCLUSIVE,
+    PLAIN_WIDTH,
+    Parser,
+    add_format,
+    add_out,
+    check_out,
+    console,
+)
 from asrswitch.compare.bounds import apply_bounds, parse_bounds
 from asrswitch.compare.comparison import compare
 from asrswitch.compare.report import SCHEMA, WRITERS, CompareReport, render_text
 from asrswitch.compare.runs import Side, read_sides, what_differs
+from asrswitch.convert.atomic import atomic_output
 from asrswitch.errors import UsageError, printable
 from asrswitch.report.console import show
 
+REMEDY_FOR_OUTPUT = "use -o FILE"
 READER_MAY_LEAVE = True
 _EPILOG = """\
 examples:
@@ -32,14 +43,19 @@ def main(words: Sequence[str]) -> int:
     """Compare runs with the first of them."""
     given = make_parser().parse_args(words)
     bounds = [] if given.fail_on is None else parse_bounds(given.fail_on)
+    check_out(given.out)
     sides = read_sides(given.runs, _groups(given.group))
     if not given.force:
         _refuse_differences(sides)
     comparison = compare(sides)
     outcome = apply_bounds(bounds, comparison) if bounds else None
     report = CompareReport(SCHEMA, __version__, comparison, outcome)
-    if given.format == "text":
-        show(console(), render_text(report))
+    if given.out:
+        with atomic_output(given.out) as file:
+            file.write(WRITERS[given.format](report, PLAIN_WIDTH).encode())
+    elif given.format == "text":
+        terminal = console()
+        show(terminal, render_text(report, terminal.width))
     else:
         print(WRITERS[given.format](report, PLAIN_WIDTH), end="")
     if outcome is None:
@@ -77,7 +93,6 @@ def make_parser() -> argparse.ArgumentParser:
         prog="asrswitch compare",
         description="Hold runs against the first of them: ratios, intervals, and what is more than chance.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s A B [C ...] [options]",
     )
     add = parser.add_argument
@@ -86,5 +101,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="several runs of one side; repeatable, the first is the baseline")  # fmt: skip
     add("--fail-on", metavar="BOUNDS", help="exit 1 when a change is more than chance, and beyond a bound")
     add("--force", action="store_true", help="compare what is of different machines, models, clips, options")
-    add("--format", choices=WRITERS, default="text", help="default: %(default)s")
+    add_format(parser, WRITERS)
+    add_out(parser)
     return parser

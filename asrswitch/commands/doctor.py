@@ -25,7 +25,7 @@ _STYLES = {Mark.OK: "green", Mark.LIMITED: "yellow", Mark.MISSING: "bold red"}
 _MARK_WIDTH = max(len(mark.value) for mark in Mark)
 _EPILOG = """\
 Each line is marked ok, limited or missing. Exit codes: 0 a run is possible, 1 it is not, 2 usage.
-example: python -m asrswitch doctor --json
+example: asrswitch doctor --json
 """
 
 
@@ -43,10 +43,9 @@ def main(words: Sequence[str]) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m asrswitch doctor",
+        prog="asrswitch doctor",
         description="What this machine can do, what will be missing from a report, and how to get it.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="the same as JSON")
     return parser

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
-from asrswitch.commands.common import FAILURE, INCONCLUSIVE, LEAK, Parser, alone, step_bar
+from asrswitch.commands.common import (
+    FAILURE,
+    INCONCLUSIVE,
+    LEAK,
+    Once,
+    Parser,
+    add_format,
+    alone,
+    scratch_directory,
+    step_bar,
+)
 from asrswitch.leak_check.measure import measure, n_steps
 from asrswitch.leak_check.plan import (
     DEFAULT_CYCLES,
@@ -24,6 +32,13 @@ from asrswitch.leak_check.report import WRITERS, LeakCheckReport, make_report
 from asrswitch.stats.verdict import Word
 from asrswitch.worker_process import StopSignals
 
+_EPILOG = """\
+examples:
+  asrswitch leak-check                                a minute or so with the embedded models
+  asrswitch leak-check -l ./libother.so -m s.bin --cycles 10 --check
+  asrswitch leak-check --tool massif -m 0.6b.bin      minutes
+"""
+
 
 def main(words: Sequence[str]) -> int:
     """Make cycles under valgrind, and print what each further one loses."""
@@ -35,6 +50,8 @@ def main(words: Sequence[str]) -> int:
         audio=given.audio,
         cycles=given.cycles,
         threads=given.threads,
+        context=given.context,
+        language=given.language,
         max_new_tokens=given.max_new_tokens,
         timeout_s=given.timeout,
         driver=given.driver,
@@ -44,11 +61,11 @@ def main(words: Sequence[str]) -> int:
     started_at = datetime.now()
     with (
         alone(given.allow_concurrent),
-        tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch,
+        scratch_directory() as scratch,
         StopSignals() as stop,
         step_bar(n_steps(plan)) as progress,
     ):
-        measured = measure(plan, Path(scratch), stop, progress)
+        measured = measure(plan, scratch, stop, progress)
     report = make_report(plan, measured, started_at)
     print(WRITERS[given.format](report), end="")
     return _leak_check_code(report) if given.check else 0
@@ -64,43 +81,33 @@ def _leak_check_code(report: LeakCheckReport) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m asrswitch leak-check",
+        prog="asrswitch leak-check",
+        usage="%(prog)s [options]",
         description="Load, transcribe, unload under valgrind: what is lost in each cycle, and where it was "
-        "allocated. Two runs of different length tell what grows from what is made once.",
+        "allocated.\nTwo runs of different length tell what grows from what is made once.",
+        epilog=_EPILOG,
     )
     add = parser.add_argument
     add("--tool", choices=[tool.value for tool in Tool], default=Tool.MEMCHECK.value,
-        help="memcheck: lost blocks and errors; massif: the heap over time; dhat: who allocates how much; "
-        "default: %(default)s")  # fmt: skip
-    add("--library", metavar="FILE", help="another library with the same C interface")
+        help="lost blocks, the heap over time, or who allocates; default: %(default)s")  # fmt: skip
     add("-m", "--model", action="append", default=[], metavar="[LABEL=]PATH",
         help="or a name as in `models list`; repeatable; default: the two embedded ones")  # fmt: skip
-    add("--audio", metavar="FILE", help="default: the embedded telephone number")
+    add("-a", "--audio", action=Once, metavar="FILE", help="default: the embedded telephone number")
     add("--cycles", type=int, default=DEFAULT_CYCLES, metavar="N",
         help="of each model, in the longer run; default: %(default)s")  # fmt: skip
-    add("--threads", type=int, default=DEFAULT_THREADS, metavar="N", help="default: %(default)s")
-    add(
-        "--max-new-tokens",
-        type=int,
-        default=DEFAULT_MAX_NEW_TOKENS,
-        metavar="N",
-        help="default: %(default)s",
-    )
+    add("-t", "--threads", type=int, default=DEFAULT_THREADS, metavar="N", help="default: %(default)s")
+    add("-c", "--context", type=int, metavar="TOKENS", help="size of the KV cache; default: the model's")
+    add("--language", metavar="NAME", help="force it: Chinese, zh, English, en, and so on")
+    add("-n", "--max-new-tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, metavar="N",
+        help="default: %(default)s")  # fmt: skip
+    add("-l", "--library", metavar="FILE", help="another library with the same C interface")
     add("--driver", metavar="FILE",
         help="what makes the cycles, not our worker: FILE N MODEL_A MODEL_B CLIP, a line each")  # fmt: skip
     add("--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S",
         help="for a phase; default: %(default)g seconds")  # fmt: skip
-    add(
-        "--format",
-        choices=WRITERS,
-        default="text",
-        help="default: %(default)s; json holds every site",
-    )
     add("--allow-concurrent", action="store_true", help="run beside others that measure here")
-    add("--out", metavar="DIR", help="keep valgrind's own files there")
-    add(
-        "--check",
-        action="store_true",
-        help="exit 3 on a leak, 1 on errors in the library, 4 when inconclusive",
-    )
+    add_format(parser, WRITERS, "; json holds every site")
+    add("-o", "--out", metavar="DIR", help="keep valgrind's own files there")
+    add("--check", action="store_true",
+        help="exit 3 on a leak, 1 on errors in the library, 4 when inconclusive")  # fmt: skip
     return parser

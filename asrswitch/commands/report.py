@@ -6,13 +6,24 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from asrswitch.commands.common import FAILURE, INCONCLUSIVE, INVALID, LEAK, Parser, console
+from asrswitch.commands.common import (
+    FAILURE,
+    INCONCLUSIVE,
+    INVALID,
+    LEAK,
+    Parser,
+    add_format,
+    add_out,
+    check_out,
+    console,
+)
 from asrswitch.convert.atomic import atomic_output
 from asrswitch.errors import UsageError, printable
-from asrswitch.plan import make_need
+from asrswitch.plan import LOG_NAME, Need, make_need
 from asrswitch.report.console import show
 from asrswitch.report.runs import Report, read_report
 from asrswitch.report.tables import parts, to_csv, to_json, to_markdown, to_text
+from asrswitch.resume import find_logs
 from asrswitch.stats.verdict import Word
 from asrswitch.summary import Summary
 
@@ -22,9 +33,9 @@ HTML_NAME = "report.html"
 _FORMATS = ("text", "md", "csv", "json", "html")
 _ROWS = ("models", "turns")
 _EXAMPLES = """examples:
-  python -m asrswitch report runs/20260101-120000
-  python -m asrswitch report runs/20260101-120000 --format html
-  python -m asrswitch report runs/20260101-120000 --format csv --rows turns -o turns.csv
+  asrswitch report runs/20260101-120000
+  asrswitch report runs/20260101-120000 -f html
+  asrswitch report runs/20260101-120000 -f csv --rows turns -o turns.csv
 """
 
 
@@ -33,7 +44,11 @@ def main(words: Sequence[str]) -> int:
     given = make_parser().parse_args(words)
     if given.rows and given.format != "csv":
         raise UsageError(f"--rows {given.rows} with --format {given.format}: it is of csv; add --format csv")
-    report = read_report(given.run_dir, make_need(given.memory_limit, given.switches_per_hour))
+    need = make_need(given.memory_limit, given.switches_per_hour)
+    check_out(given.out)
+    if not given.run_dir.is_file() and not find_logs(given.run_dir):
+        raise UsageError(f"{given.run_dir}: holds no {LOG_NAME}; name a run's directory or its log")
+    report = read_report(given.run_dir, None if need == Need(None, None) else need)
     _write(report, given.format, given.rows or "models", given.out)
     return exit_code(report.summaries, check=True) if given.check else 0
 
@@ -41,21 +56,13 @@ def main(words: Sequence[str]) -> int:
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="asrswitch report",
+        usage="%(prog)s RUN_DIR [options]",
         description="Show an earlier run, made anew from its log; of several that took turns, compare them.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run's --out directory, or its log")
-    parser.add_argument(
-        "-f",
-        "--format",
-        choices=_FORMATS,
-        default="text",
-        help="default: text; html writes RUN_DIR/report.html",
-    )
-    parser.add_argument(
-        "-o", "--out", metavar="FILE", type=Path, help="write there; default: standard output"
-    )
+    add_format(parser, _FORMATS, "; html writes RUN_DIR/report.html")
+    add_out(parser)
     parser.add_argument(
         "--rows", choices=_ROWS, help="of csv: one row a model (default), or one a transcription"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,12 +15,14 @@ from rich.console import Console
 from rich.text import Text
 
 from asrswitch import __version__, audio
-from asrswitch.commands.common import Parser, alone, console
+from asrswitch.commands.common import Parser, alone, console, scratch_directory
 from asrswitch.commands.report import exit_code
 from asrswitch.convert.atomic import atomic_output
 from asrswitch.errors import AsrSwitchError, UsageError
-from asrswitch.experiment import read_experiment
+from asrswitch.experiment import placed, read_experiment
 from asrswitch.interleave import n_cycles_over, take_turns
+from asrswitch.memory_prediction import may_predict
+from asrswitch.model_file import read_model_file
 from asrswitch.native.locate import VARIABLE, find_library
 from asrswitch.plan import (
     ALLOCATORS,
@@ -29,6 +30,7 @@ from asrswitch.plan import (
     DEFAULT_SAMPLE_HZ,
     DEFAULT_TIMEOUT_S,
     LOG_NAME,
+    CacheState,
     Options,
     Plan,
     Strategy,
@@ -45,12 +47,12 @@ from asrswitch.schedule import make_schedule
 from asrswitch.stats.sequential import FIRST_LOOK
 from asrswitch.summary import Summary
 from asrswitch.variants import make_plans, make_varying
-from asrswitch.worker_process import StopSignals
+from asrswitch.worker_process import StoppedError, StopSignals
 
 REMEDY_FOR_OUTPUT = "`report RUN_DIR` prints a run's tables"
 # Options that are read here, or that make several plans of one set of options.
 _OF_THE_COMMAND = ("resume", "experiment", "check", "dry_run", "quiet", "json")
-_NOT_OF_A_PLAN = {"type", "threads", "context", "strategy", "allocator", "library", *_OF_THE_COMMAND}
+_NOT_OF_A_PLAN = {"type", "threads", "context", "strategy", "allocator", "library", "cache", *_OF_THE_COMMAND}
 _HELP = f"""\
 usage: asrswitch [run] --iters N [options]            `python -m asrswitch` does the same
 
@@ -68,12 +70,13 @@ Switch between speech models again and again; measure what it costs and whether 
   -s, --strategy NAME      {", ".join(s.value for s in Strategy)}, or all
       --allocator NAME     {", ".join(ALLOCATORS)}, or all
   -l, --library FILE       another library with the same C interface; repeatable
+      --backend NAME[:CONFIG]    chatllm (default), or any program: command:FILE.toml, command:PRESET
       --memory-limit SIZE  of a worker, as 300M or 2G; models are held to it
       --restart-above SIZE    larger models get a fresh worker; default: where memory is tight
       --switches-per-hour N   what to recommend a strategy for
       --order NAME         small-first (default), given, or shuffle by --seed N
       --preload, --lock    read the whole model file ahead while loading; pin the weights in memory
-      --trim NAME          after unloads: probe a copy (default), always, never
+      --cache, --trim NAME    before loads files as-is, cold, warm; after unloads probe a copy, always, never
       --sample-hz N        samples of memory between readings; default: {DEFAULT_SAMPLE_HZ:g}
       --timeout S          for a phase; default: {DEFAULT_TIMEOUT_S:g} s
       --allow-concurrent   run beside others that measure here
@@ -81,11 +84,10 @@ Switch between speech models again and again; measure what it costs and whether 
       --resume DIR         go on with the interrupted run of that --out
       --experiment FILE    options from a TOML file; those of the command line win
       --label TEXT, --metadata KEY=VALUE   written down with the run
-      --check              exit 3 on a leak, 4 when inconclusive, 5 when the run is not to be trusted
-      --quiet, --json      nothing but the result; the result as JSON
+      --check, --quiet, --json    exit codes that judge; nothing but the result; the result as JSON
       --dry-run, --version, -h, --help; as the only option: --completion bash|zsh|fish
 
-Lists as in -t 1,2 or -s reload,isolate (-c, --type, --allocator) and -l twice: runs in turns, compared.
+Lists as in -t 1,2 or -s reload,isolate (-c, --type, --allocator, --cache), -l twice: runs in turns, compared.
 Other verbs: transcribe, bench, leak-check, report, compare, models, doctor; each has its own --help.
   python -m asrswitch --iters 50
   python -m asrswitch --iters auto -m small.bin -m large.bin --check
@@ -100,23 +102,25 @@ def main(words: Sequence[str]) -> int:
     given = vars(make_parser().parse_args(words))
     earlier = _earlier(given) if "resume" in given else []
     options = _merge(given)
-    plans = [run.plan for run in earlier] or _plans(options)
+    plans = [run.plan for run in earlier] or _plans(given, options)
     logs = [list(run.records) for run in earlier] or [[] for _ in plans]
     terminal = console()
+    named = [*(run.library for run in earlier)] if earlier else [plan.library for plan in plans]
+    libraries = [_engine(plan, library) for plan, library in zip(plans, named, strict=True)]
+    _check_models(plans, libraries)
     if options.get("dry_run"):
         _show_schedules(terminal, plans)
         return 0
-    libraries = [find_library(plan.library, os.environ) for plan in plans]
-    if earlier:
-        libraries = [find_library(run.library, os.environ) for run in earlier]
     directory = Path(plans[0].out) if plans[0].variant is None else Path(plans[0].out).parent
+    places = dict.fromkeys([*(Path(plan.out) for plan in plans), directory])
+    new = [place for place in places if not place.exists()]
     ended_by: AsrSwitchError | None = None
     with (
         alone(plans[0].allow_concurrent),
-        tempfile.TemporaryDirectory(prefix="asrswitch-") as scratch,
+        scratch_directory() as scratch,
         StopSignals() as stop,
     ):
-        clips = [audio.prepare(Path(clip.path), Path(scratch)) for clip in plans[0].clips]
+        clips = [audio.prepare(Path(clip.path), scratch) for clip in plans[0].clips]
         paths = [make_out_directory(plan.out, resume=bool(earlier)) / LOG_NAME for plan in plans]
         calm = options.get("quiet") or options.get("json")
         with RunProgress(Console(stderr=True), plans, n_cycles_over(logs), quiet=bool(calm)) as progress:
@@ -127,7 +131,10 @@ def main(words: Sequence[str]) -> int:
     as_json = bool(options.get("json"))
     if ended_by:
         with contextlib.suppress(AsrSwitchError):  # the log may hold nothing at all, the disk be full
-            _show(terminal, directory, as_json)
+            if _was_anything_read(directory):
+                _show(terminal, directory, as_json)
+            elif not (earlier or isinstance(ended_by, StoppedError)):  # one that was stopped can go on
+                _remove_unbegun(paths, new)
         raise ended_by
     summaries = _show(terminal, directory, as_json)
     if failures := [failure for summary in summaries for failure in summary.failures]:
@@ -135,6 +142,58 @@ def main(words: Sequence[str]) -> int:
         where = f"iteration {first.iteration}, {first.model}, {first.phase}"
         raise AsrSwitchError(f"{count} failure{'s' * (count > 1)}; the first: {where}: {first.message}")
     return exit_code(summaries, check=bool(options.get("check")))
+
+
+def _engine(plan: Plan, library: str | None) -> Path | None:
+    """The library, or the program, that runs a plan's models; other backends have neither.
+
+    Raises:
+        LibraryError: no library was found.
+        UsageError: the program of a run that goes on is there no more.
+    """
+    if plan.backend.is_default:
+        return find_library(library, os.environ)
+    program = plan.backend.program
+    if program and not os.access(program, os.X_OK):
+        raise UsageError(f"{program}: there is no such program any more; put it back, or begin a new run")
+    return Path(program) if program else None
+
+
+def _check_models(plans: Sequence[Plan], libraries: Sequence[Path | None]) -> None:
+    """Refuse, before anything is measured, what is no model file of our engine's.
+
+    Other libraries may read other files, and say themselves what they cannot.
+
+    Raises:
+        UsageError: a file is at fault; the message names the field and its offset.
+    """
+    pairs = zip(plans, libraries, strict=True)
+    ours = [plan for plan, library in pairs if plan.backend.is_default and library and may_predict(library)]
+    for path in dict.fromkeys(model.path for plan in ours for model in plan.models):
+        try:
+            read_model_file(Path(path))
+        except AsrSwitchError as error:
+            raise UsageError(str(error)) from None
+
+
+def _was_anything_read(directory: Path) -> bool:
+    return any(run.summary.resident for run in read_report(directory).runs)
+
+
+def _remove_unbegun(paths: Sequence[Path], new: Sequence[Path]) -> None:
+    """Leave nothing of runs that never began, unless one of their workers said something.
+
+    Args:
+        paths: their logs.
+        new: the directories that were made for them.
+    """
+    said = [worker for path in paths for worker in path.parent.glob("worker-*.log")]
+    with contextlib.suppress(OSError):
+        if not any(worker.stat().st_size for worker in said):
+            for file in (*paths, *said):
+                file.unlink(missing_ok=True)
+            for place in new:
+                place.rmdir()
 
 
 def _show(terminal: Console, directory: Path, as_json: bool) -> list[Summary]:
@@ -160,7 +219,7 @@ def _show_schedules(terminal: Console, plans: Sequence[Plan]) -> None:
 
 def _run_in_turns(
     plans: Sequence[Plan],
-    libraries: Sequence[Path],
+    libraries: Sequence[Path | None],
     logs: Sequence[list[Record]],
     paths: Sequence[Path],
     clips: Sequence[audio.PreparedClip],
@@ -186,7 +245,21 @@ def _merge(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**read_experiment(Path(given["experiment"])), **given}
 
 
-def _plans(options: Mapping[str, Any]) -> list[Plan]:
+def _plans(given: Mapping[str, Any], options: Mapping[str, Any]) -> list[Plan]:
+    """The plans; ``options`` are what the command line gives and what its experiment file gives besides.
+
+    Raises:
+        UsageError: an option that is wrong or missing, with its place where the file has it.
+    """
+    try:
+        return _checked_plans(options)
+    except UsageError as error:
+        if "experiment" not in given:
+            raise
+        raise placed(error, Path(given["experiment"]), options.keys() - given.keys()) from None
+
+
+def _checked_plans(options: Mapping[str, Any]) -> list[Plan]:
     if "iters" not in options:
         raise UsageError("--iters is missing: give a number of iterations, or auto; see --help")
     names = {"iters": "iterations", "model": "models", "reference": "references", "timeout": "timeout_s"}
@@ -198,17 +271,22 @@ def _plans(options: Mapping[str, Any]) -> list[Plan]:
         options.get("threads"),
         options.get("context"),
         options.get("library", ()),
+        options.get("cache", CacheState.AS_IS.value),
     )
     return make_plans(Options(**plain), varying, os.environ, datetime.now())
 
 
 def _earlier(given: Mapping[str, Any]) -> list[Earlier]:
-    """The runs to go on with; they go on as they began, so that no other option has a meaning."""
+    """The runs to go on with; they go on as they began, so that hardly any other option has a meaning."""
     for name in given:
-        if name not in ("resume", "check", "dry_run", "quiet", "json"):
+        if name not in ("resume", "allow_concurrent", "check", "dry_run", "quiet", "json"):
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{option} with --resume: the run goes on as it began; leave {option} out")
-    return read_interrupted(Path(given["resume"]))
+    found = read_interrupted(Path(given["resume"]))
+    if not given.get("allow_concurrent"):
+        return found
+    replace = msgspec.structs.replace  # what may be beside a run is no part of what it measures
+    return [replace(run, plan=replace(run.plan, allow_concurrent=True)) for run in found]
 
 
 class _RunParser(Parser):
@@ -231,10 +309,12 @@ def make_parser() -> argparse.ArgumentParser:
         ("-t", "--threads"),
         ("-c", "--context"),
         ("-s", "--strategy"),
+        ("--backend",),
         ("--allocator",),
         ("--memory-limit",),
         ("--restart-above",),
         ("--order",),
+        ("--cache",),
         ("--trim",),
         ("-o", "--out"),
         ("--resume",),

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import platform
+import stat
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,16 @@ import soxr
 from asrswitch import __version__
 from asrswitch.audio import MAX_SECONDS
 from asrswitch.catalogue import label_and_path
-from asrswitch.commands.common import FAILURE, READER_GONE, Parser
+from asrswitch.commands.common import FAILURE, READER_GONE, Once, Parser, add_out, check_out
 from asrswitch.errors import AsrSwitchError, AudioError, UsageError, printable
-from asrswitch.plan import DEFAULT_MAX_NEW_TOKENS, check_new_tokens, context_from, threads_from
+from asrswitch.plan import (
+    DEFAULT_MAX_NEW_TOKENS,
+    check_new_tokens,
+    context_from,
+    language_from,
+    readable_file,
+    threads_from,
+)
 from asrswitch.transcription.api import DEFAULT_MAX_CHUNK_S, LEAST_MAX_CHUNK_S, Model, Result, Stream, load
 from asrswitch.transcription.sources import Source
 
@@ -32,9 +40,9 @@ STDIN = "-"
 _DEFAULT_MODEL = "digits-large"
 _EPILOG = """\
 examples:
-  python -m asrswitch transcribe -m 0.6b.bin talk.mp3
-  python -m asrswitch transcribe -m 1.7b.bin --json *.flac -o talks.jsonl
-  ffmpeg -v error -i film.mkv -f wav - | python -m asrswitch transcribe -m 0.6b.bin -
+  asrswitch transcribe -m 0.6b.bin talk.mp3
+  asrswitch transcribe -m 1.7b.bin --json *.flac -o talks.jsonl
+  ffmpeg -v error -i film.mkv -f wav - | asrswitch transcribe -m 0.6b.bin -
 Text on stdout, as it comes where that is a terminal; a file that fails is a line on stderr, and exit code 1.
 INFERENCE_THREADS, CONTEXT_LENGTH, ASR_LANGUAGE, ASRSWITCH_LIBRARY stand in for absent options.
 """
@@ -51,10 +59,9 @@ class _OutputError(AsrSwitchError):
 def main(words: Sequence[str]) -> int:
     """Transcribe each file; failure if one of them could not be."""
     given = make_parser().parse_args(words)
-    label, path = label_and_path(given.model or _DEFAULT_MODEL)
+    label, named = label_and_path(_DEFAULT_MODEL if given.model is None else given.model)
+    path = readable_file(named, "--model")
     _check(given)
-    if given.model is None:
-        _note(f"no --model is given: {label} of this package transcribes, which knows spoken digits only")
     failed = False
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(
@@ -62,13 +69,15 @@ def main(words: Sequence[str]) -> int:
                 path,
                 threads=threads_from(given.threads, os.environ),
                 context=context_from(given.context, os.environ),
-                language=given.language or os.environ.get("ASR_LANGUAGE") or None,
+                language=language_from(given.language, os.environ),
                 max_new_tokens=given.max_new_tokens,
                 library=given.library,
             )
         )
-        output = sys.stdout if given.output is None else stack.enter_context(_open(given.output))
-        writer = _Writer(output, given.output, several=len(given.files) > 1)
+        output = sys.stdout if given.out is None else stack.enter_context(_open(given.out))
+        if given.model is None:
+            _note(f"no --model is given: {label} of this package transcribes, which knows spoken digits only")
+        writer = _Writer(output, given.out, several=len(given.files) > 1)
         for word in given.files:
             try:
                 with model.transcribe(_source(word), max_chunk=given.max_chunk, stream=True) as stream:
@@ -160,7 +169,11 @@ def _without_controls(text: str) -> str:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[TextIO]:
-    """Written as the texts come, so that those that are done are there whatever happens to the rest."""
+    """Written as the texts come, so that those that are done are there whatever happens to the rest.
+
+    Where there were none, no empty file is left.
+    """
+    is_new = not path.exists()
     try:
         file = path.open("w", encoding="utf-8")
     except OSError as error:
@@ -170,6 +183,9 @@ def _open(path: Path) -> Iterator[TextIO]:
     finally:
         with contextlib.suppress(OSError):  # each write was flushed, and has told
             file.close()
+        with contextlib.suppress(OSError):
+            if is_new and path.is_file() and path.stat().st_size == 0:
+                path.unlink()
 
 
 def _finish(stream: Stream) -> Result:
@@ -218,9 +234,19 @@ def _check(given: argparse.Namespace) -> None:
     if given.files.count(STDIN) > 1:
         raise UsageError(f"{STDIN} is given twice: there is one standard input")
     for word in given.files:
+        if word != STDIN and not _is_stream(word):
+            readable_file(word, "transcribe")
         with contextlib.suppress(OSError):
-            if given.output is not None and given.output.samefile(word):
-                raise UsageError(f"-o {given.output}: is one of the files to transcribe; name another")
+            if given.out is not None and given.out.samefile(word):
+                raise UsageError(f"--out {given.out}: is one of the files to transcribe; name another")
+    check_out(given.out)
+
+
+def _is_stream(word: str) -> bool:
+    """Whether it is a pipe or a device, as a shell's <(...) is, which is there but no file."""
+    with contextlib.suppress(OSError):
+        return not stat.S_ISREG(Path(word).stat().st_mode) and not Path(word).is_dir()
+    return False
 
 
 def _note(text: str) -> None:
@@ -229,22 +255,24 @@ def _note(text: str) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m asrswitch transcribe",
+        prog="asrswitch transcribe",
+        usage="%(prog)s FILE [FILE ...] [options]",
         description="Transcribe audio of any length.",
         epilog=_EPILOG,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=25),
     )
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help="WAV, FLAC, OGG, MP3 and so on; - is stdin")
-    add("-m", "--model", metavar="[LABEL=]PATH", help="default: an embedded one that knows digits")
+    add("-m", "--model", action=Once, metavar="[LABEL=]PATH",
+        help="or a name as in `models list`; default: an embedded one that knows digits")  # fmt: skip
     add("--language", metavar="NAME", help="force it: Chinese, zh, English, en, and so on")
     add("-t", "--threads", type=int, metavar="N", help="default: the physical cores this process may use")
-    add("--context", type=int, metavar="TOKENS", help="size of the KV cache; default: the model's")
-    add("--max-new-tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, metavar="N",
+    add("-c", "--context", type=int, metavar="TOKENS", help="size of the KV cache; default: the model's")
+    add("-n", "--max-new-tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, metavar="N",
         help="for each piece of audio; default: %(default)s")  # fmt: skip
     add("--max-chunk", type=float, default=DEFAULT_MAX_CHUNK_S, metavar="SECONDS",
         help="longer audio is cut where it is quiet; default: %(default)g")  # fmt: skip
     add("--json", action="store_true", help="a line of JSON for each file: text, pieces, times, versions")
-    add("-o", "--output", type=Path, metavar="FILE", help="instead of stdout")
-    add("--library", metavar="FILE", help="another library with the same C interface")
+    add_out(parser)
+    add("--output", dest="out", type=Path, help=argparse.SUPPRESS)  # what --out was called
+    add("-l", "--library", metavar="FILE", help="another library with the same C interface")
     return parser

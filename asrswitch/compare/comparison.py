@@ -30,6 +30,7 @@ from asrswitch.compare.runs import (
     Side,
     common_models,
     followed_one_another,
+    of_one_command,
     took_turns,
     what_differs,
     what_else_differs,
@@ -211,6 +212,12 @@ def _evidence(baseline: Side, other: Side) -> tuple[Evidence, str]:
             f"the runs took turns in {len(_rounds(first, second))} rounds, and stretches that followed one "
             "another are compared: what the machine did meanwhile met both. This is the comparison to trust."
         )
+    if of_one_command(first, second):
+        return Evidence.SINGLE, (
+            f"one run a side: {len(_rounds(first, second))} rounds of the turns can be paired, and it takes "
+            f"{_FEWEST_PAIRS}; run more iterations. By how much runs of one build differ is taken to be "
+            f"{RUN_TO_RUN:.0%}."
+        )
     return Evidence.SINGLE, (
         "one run a side, one after the other: what changed on the machine in between looks like a change of "
         f"the build. By how much runs of one build differ is taken to be {RUN_TO_RUN:.0%}. Give several runs "
@@ -247,9 +254,10 @@ def _test(measure: Measure, at: At, label: str, baseline: Side, other: Side, evi
 
 
 _TOO_FEW = {
-    Evidence.INTERLEAVED: f"measured {{}} times: too seldom for {_FEWEST_PAIRS} rounds of both",
-    Evidence.GROUPS: "measured {} times: too seldom for two runs a side",
-    Evidence.SINGLE: f"measured {{}} times: it takes {_FEWEST_TURNS} on each side",
+    Evidence.INTERLEAVED: f"measured {{}} times: too seldom for {_FEWEST_PAIRS} rounds of both: "
+    "run more iterations",
+    Evidence.GROUPS: "measured {} times: too seldom for two runs a side: name more runs",
+    Evidence.SINGLE: f"measured {{}} times: it takes {_FEWEST_TURNS} on each side: run more iterations",
 }
 
 
@@ -384,7 +392,8 @@ def _notes(baseline: Side, other: Side, labels: Sequence[str]) -> list[str]:
         notes.append("a log stands on both sides, or twice on one")
     libraries = {run.head.sha256.get(run.head.library) for side in (baseline, other) for run in side.runs}
     if len(libraries) == 1 and None not in libraries:
-        notes.append("the library is the same on both sides, bit for bit")
+        what = "program" if baseline.plan.backend.program else "library"
+        notes.append(f"the {what} is the same on both sides, bit for bit")
     for label in labels:
         first, second = ({text for _, text in _pieces(label, side)} for side in (baseline, other))
         if first and second and first != second:

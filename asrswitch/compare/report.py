@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import textwrap
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -21,9 +23,12 @@ SCHEMA = 1
 _NONE = "–"
 _COLUMNS = ("model", "figure", "baseline", "other", "change", "interval", "verdict")
 _N_NAMES = 2
+_INDENT = " " * 6  # of a verdict below its figure
 _LEGEND = (
     f"smallest: the least change that had a chance of {POWER:.0%} to be seen; best tenth: of a run's turns, "
-    "the quickest, which other processes disturb least"
+    "the quickest, which other processes disturb least. An interval is that of its figure alone; a verdict "
+    "allows for all figures being tested at once and for changes too small to tell, so that an interval may "
+    "lie off ×1 where no difference is seen"
 )
 _MIB = 1024 * 1024
 
@@ -40,16 +45,21 @@ class CompareReport(msgspec.Struct, frozen=True):
 def conclude(pair: Pair) -> str:
     """A pair in a sentence."""
     changed = [figure for figure in _shown(pair) if figure.differs]
-    judged = [figure for figure in pair.figures if figure.word is not Word.NOT_COMPARABLE]
-    if not judged:
-        return f"{pair.other} cannot be compared with {pair.baseline}: no figure is there on both sides"
+    there = [figure for figure in pair.figures if figure.at is At.MEDIAN and _is_there(figure)]
+    lost = [figure for figure in there if figure.word is Word.NOT_COMPARABLE]
+    ((why, _),) = Counter(figure.reason for figure in lost).most_common(1) or [("", 0)]
+    if len(lost) == len(there):
+        why = why or "no figure is there on both sides"
+        return f"{pair.other} cannot be compared with {pair.baseline}: {why}"
+    rest = f"; {len(lost)} could not be compared: {why}" if lost else ""
     if not changed:
-        return f"{pair.other} against {pair.baseline}: no difference seen"
+        among = f" in {len(there) - len(lost)} of {len(there)} figures" if lost else ""
+        return f"{pair.other} against {pair.baseline}: no difference seen{among}{rest}"
     said = "; ".join(
         f"{figure.model}: {said_title(figure)} {figure.word.value} ({said_change(figure)})"
         for figure in changed
     )
-    return f"{pair.other} against {pair.baseline}: {said}"
+    return f"{pair.other} against {pair.baseline}: {said}{rest}"
 
 
 def rows_of(pair: Pair) -> list[tuple[str, ...]]:
@@ -66,12 +76,12 @@ def rows_of(pair: Pair) -> list[tuple[str, ...]]:
             _verdict(figure, best.get((figure.model, figure.key))),
         )
         for figure in _shown(pair)
-        if figure.baseline is not None or figure.other is not None
+        if _is_there(figure)
     ]
 
 
-def render_text(report: CompareReport) -> list[RenderableType]:
-    """What each pair comes to, and its table."""
+def render_text(report: CompareReport, width: int) -> list[RenderableType]:
+    """What each pair comes to, and its table, in so many columns."""
     parts: list[RenderableType] = []
     for pair in report.comparison.pairs:
         if parts:
@@ -79,22 +89,48 @@ def render_text(report: CompareReport) -> list[RenderableType]:
         style = "bold" if any(figure.differs for figure in pair.figures) else ""
         parts.append(Text(printable(conclude(pair)), style=style))
         parts += [Text(printable(line)) for line in _lines(pair)]
-        table = Table(box=None, pad_edge=False)
-        for index, name in enumerate(_columns(report.comparison)):
-            table.add_column(name, justify="right" if _N_NAMES <= index < len(_COLUMNS) - 1 else "left")
-        for row in rows_of(pair):
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        parts.append(table)
+        parts += _table(_columns(report.comparison), rows_of(pair), width)
     parts.append(Text(_LEGEND))
     if report.bounds:
         parts += [Text(printable(line)) for line in _bound_lines(report.bounds)]
     return parts
 
 
+def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], width: int) -> list[RenderableType]:
+    """A line a figure; where that has no room, the model above its figures, and the verdict below each."""
+    table = Table(box=None, pad_edge=False)
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if _N_NAMES <= index < len(_COLUMNS) - 1 else "left")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    if Console(width=10_000).measure(table).maximum <= width:
+        return [table]
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)][1:-1]
+    lines: list[RenderableType] = [Text(_aligned(columns[1:-1], widths), style="bold")]
+    model = None
+    for row in rows:
+        if row[0] != model:
+            model = row[0]
+            lines.append(Text(printable(model), style="bold"))
+        lines.append(Text(_aligned([printable(cell) for cell in row[1:-1]], widths)))
+        verdict = textwrap.fill(printable(row[-1]), max(20, width - len(_INDENT)), break_on_hyphens=False)
+        lines.append(Text(textwrap.indent(verdict, _INDENT)))
+    return lines
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """The first to the left, the others to the right."""
+    first, *others = (
+        f"{cell:>{width}}" if index else f"{cell:{width}}"
+        for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return "  ".join([f"  {first}", *others]).rstrip()
+
+
 def write_text(report: CompareReport, width: int) -> str:
     """The text of a terminal of this width, without its colours."""
     stream = io.StringIO()
-    show(Console(file=stream, width=width), render_text(report))
+    show(Console(file=stream, width=width), render_text(report, width))
     return stream.getvalue()
 
 
@@ -130,7 +166,7 @@ def write_json(report: CompareReport, width: int) -> str:
 
 WRITERS: dict[str, Callable[[CompareReport, int], str]] = {
     "text": write_text,
-    "markdown": write_markdown,
+    "md": write_markdown,
     "json": write_json,
 }
 
@@ -145,6 +181,10 @@ def _shown(pair: Pair) -> list[Figure]:
         for figure in pair.figures
         if figure.at is At.MEDIAN or (figure.differs and (figure.model, figure.key) not in told)
     ]
+
+
+def _is_there(figure: Figure) -> bool:
+    return figure.baseline is not None or figure.other is not None
 
 
 def _columns(comparison: Comparison) -> list[str]:

@@ -103,11 +103,17 @@ def read_sides(paths: Sequence[Path], groups: Mapping[str, Sequence[Path]]) -> l
     return sides
 
 
-def took_turns(first: LoggedRun, second: LoggedRun) -> bool:
-    """Whether they are of one command, which ran them stretch by stretch."""
+def of_one_command(first: LoggedRun, second: LoggedRun) -> bool:
+    """Whether one command made them, to compare what they differ in."""
     one, other = first.plan, second.plan
     beside = first.path.resolve().parent.parent == second.path.resolve().parent.parent
-    return beside and one.variant != other.variant and one.rounds == other.rounds > 1
+    varied = None not in (one.variant, other.variant) and one.variant != other.variant
+    return beside and varied and one.rounds == other.rounds
+
+
+def took_turns(first: LoggedRun, second: LoggedRun) -> bool:
+    """Whether they are of one command, which ran them stretch by stretch: of few iterations there is one."""
+    return of_one_command(first, second) and first.plan.rounds > 1
 
 
 def followed_one_another(first: LoggedRun, second: LoggedRun, number: int) -> bool:
@@ -132,7 +138,7 @@ def followed_one_another(first: LoggedRun, second: LoggedRun, number: int) -> bo
 def what_differs(first: Side, second: Side) -> list[str]:
     """What makes figures of two sides those of different things; a line each.
 
-    What runs that took turns differ in is what their command was to compare, and is not told here.
+    What runs of one command differ in is what that command was to compare, and is not told here.
     """
     lines = [
         line
@@ -148,7 +154,8 @@ def what_else_differs(first: Side, second: Side) -> list[str]:
     a, b = first.runs[0].head, second.runs[0].head
     facts: list[_Fact] = [
         ("version", a.version, b.version),
-        ("library", _library(a, b), _library(b, a)),
+        ("program" if a.plan.backend.program else "library", _library(a, b), _library(b, a)),
+        ("command line", _command(a.plan), _command(b.plan)),
         ("instruction set", a.machine.instruction_set, b.machine.instruction_set),
         ("governor", a.machine.governor, b.machine.governor),
         ("huge pages", a.machine.huge_pages, b.machine.huge_pages),
@@ -156,6 +163,7 @@ def what_else_differs(first: Side, second: Side) -> list[str]:
         ("C library", a.machine.libc, b.machine.libc),
         ("Python", a.machine.python, b.machine.python),
         ("allocator", a.plan.allocator, b.plan.allocator),
+        ("cache", a.plan.cache.value, b.plan.cache.value),
         ("preload", a.plan.preload, b.plan.preload),
         ("lock", a.plan.lock, b.plan.lock),
         ("trim of the worker", a.plan.trim is Trimming.ALWAYS, b.plan.trim is Trimming.ALWAYS),
@@ -182,15 +190,18 @@ def _differences(a: LoggedRun, b: LoggedRun) -> list[str]:
     if not _alike(a.head.machine.memory_limit_bytes, b.head.machine.memory_limit_bytes):
         one, other = (f"{run.head.machine.memory_limit_bytes / 2**30:.1f} GiB" for run in (a, b))
         facts.append(("machine: memory", one, other))
-    facts += _models_facts(a.head, b.head)
+    facts.append(("backend", a.plan.backend.name, b.plan.backend.name))
+    varied = of_one_command(a, b)
+    if not varied:
+        facts += _models_facts(a.head, b.head)
     facts += _clips_facts(a.head, b.head)
     facts += [
         ("language", a.plan.language, b.plan.language),
         ("new tokens at most", a.plan.max_new_tokens, b.plan.max_new_tokens),
-        ("context", a.plan.context, b.plan.context),
     ]
-    if not took_turns(a, b):
+    if not varied:
         facts += [
+            ("context", a.plan.context, b.plan.context),
             ("threads", a.plan.threads, b.plan.threads),
             ("strategy", a.plan.strategy.value, b.plan.strategy.value),
         ]
@@ -243,6 +254,10 @@ def _library(run: Run, other: Run) -> str:
     if known is None or others is None:
         return run.library
     return known if known == others else f"{run.library} ({known[:_SHOWN_DIGITS]})"
+
+
+def _command(plan: Plan) -> str:
+    return str(plan.backend.configuration.get("command", ""))
 
 
 def _alike(one: int, other: int) -> bool:

@@ -11,9 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from asrswitch.errors import AsrSwitchError
+from asrswitch.errors import AsrSwitchError, UsageError
 
 _WRITE_BYTES = 8 << 20  # a multiple of a huge page
+_WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT)
 
 
 class _LargeWrites(io.BufferedWriter):
@@ -40,8 +41,9 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
 
     It is written beside `path`, flushed to the disk and renamed; after an exception, Ctrl-C included, it is
     removed and `path` is as before. A process that is killed leaves `.NAME.PID.partial` behind, never a part
-    of `path`. A symbolic link stays, and what it points to is replaced. Raises AsrSwitchError when the file
-    cannot be made or written, or `path` is a folder, a device or a pipe.
+    of `path`. A symbolic link stays, and what it points to is replaced. Raises UsageError when `path` is no
+    place for a file of the user's (a folder, a device, a pipe, not to be written), AsrSwitchError when the
+    writing fails.
     """
     target = _target(path)
     partial = target.parent / f".{target.name}.{os.getpid()}.partial"
@@ -69,17 +71,18 @@ def _target(path: Path) -> Path:
     except OSError as error:
         raise _unwritable(path, error) from None
     if stat.S_ISDIR(mode):
-        raise AsrSwitchError(f"{path}: is a folder; give the name of a file")
+        raise UsageError(f"{path}: is a folder; give the name of a file")
     if not stat.S_ISREG(mode):
-        raise AsrSwitchError(f"{path}: is not a plain file; give the name of one")
+        raise UsageError(f"{path}: is not a plain file; give the name of one")
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if not target.parent.is_dir():
-        raise AsrSwitchError(f"{path}: the folder {target.parent} does not exist; make it first")
+        raise UsageError(f"{path}: the folder {target.parent} does not exist; make it first")
     return target
 
 
 def _unwritable(path: Path, error: OSError) -> AsrSwitchError:
-    return AsrSwitchError(f"{path}: cannot be written: {error.strerror}; {_remedy(error)}")
+    kind: type[AsrSwitchError] = UsageError if error.errno in _WRONG_PLACE else AsrSwitchError
+    return kind(f"{path}: cannot be written: {error.strerror}; {_remedy(error)}")
 
 
 def _remove(partial: Path) -> None:

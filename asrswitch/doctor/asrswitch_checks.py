@@ -17,7 +17,7 @@ import msgspec
 
 from asrswitch import __version__, instruction_sets
 from asrswitch.catalogue.directory import embedded_models, models_directory, present_models
-from asrswitch.doctor.findings import Finding, limited, missing, ok
+from asrswitch.doctor.findings import Finding, Mark, limited, missing, ok
 from asrswitch.errors import AsrSwitchError, LibraryError, printable
 from asrswitch.hashing import sha256
 from asrswitch.memory.guard import ConcurrentError, MachineLock, other_workers
@@ -45,6 +45,8 @@ def check_asrswitch(environ: Mapping[str, str], stop: StopSignals) -> list[Findi
     Raises:
         StoppedError: a signal came.
     """
+    temporary = check_temporary_files()
+    has_room = temporary.mark is Mark.OK  # a worker and the lock need some
     findings = []
     try:
         library = find_library(None, environ)
@@ -52,15 +54,17 @@ def check_asrswitch(environ: Mapping[str, str], stop: StopSignals) -> list[Findi
         findings.append(_no_library(str(error).partition(": build")[0]))
     else:
         findings.append(check_library(library, environ))
-        findings.append(check_transcription(library, environ, stop))
+        if has_room:
+            findings.append(check_transcription(library, environ, stop))
     return [
         *findings,
         check_embedded_models(embedded_models()),
         check_fetched_models(environ),
         check_room(models_directory(environ)),
         check_results(Path.cwd()),
+        temporary,
         check_allocators(),
-        check_alone(),
+        *([check_alone()] if has_room else []),
     ]
 
 
@@ -205,6 +209,19 @@ def check_allocators() -> Finding:
             "apt install libjemalloc2 libtcmalloc-minimal4",
         )
     return ok("allocators", ", ".join(found))
+
+
+def check_temporary_files() -> Finding:
+    """Whether there is a place for what is needed for as long as a command runs."""
+    try:
+        with tempfile.TemporaryFile(prefix="asrswitch-") as file:
+            file.write(b"a clip")
+            file.flush()
+    except OSError as error:
+        reason = printable(error.strerror or str(error))
+        remedy = "make room there, or name another place by TMPDIR"
+        return missing("temporary files", reason, "any run", remedy, needed=True)
+    return ok("temporary files", f"can be written to {printable(tempfile.gettempdir())}")
 
 
 def check_alone(directory: Path | None = None, proc: Path = Path("/proc")) -> Finding:

@@ -41,6 +41,8 @@ class LeakCheckOptions(msgspec.Struct, frozen=True):
     audio: str | None = None
     cycles: int = DEFAULT_CYCLES
     threads: int = DEFAULT_THREADS
+    context: int | None = None
+    language: str | None = None
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     timeout_s: float = DEFAULT_TIMEOUT_S
     driver: str | None = None
@@ -86,6 +88,8 @@ def make_leak_check_plan(options: LeakCheckOptions, environ: Mapping[str, str]) 
             models=options.models,
             audio=[options.audio] if options.audio else [],
             threads=options.threads,
+            context=options.context,
+            language=options.language,
             max_new_tokens=options.max_new_tokens,
             timeout_s=options.timeout_s,
         ),

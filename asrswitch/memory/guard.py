@@ -115,8 +115,12 @@ def other_workers(ours: frozenset[int], proc: Path = Path("/proc")) -> list[int]
     return sorted(found)
 
 
-def refuse_other_workers(ours: frozenset[int]) -> None:
+def refuse_other_workers(ours: frozenset[int], remedy: str) -> None:
     """Make sure that nobody else holds a model; one whose runner was killed has a second to follow it.
+
+    Args:
+        ours: processes that may.
+        remedy: what to do about others, for the message.
 
     Raises:
         ConcurrentError: somebody does.
@@ -124,10 +128,7 @@ def refuse_other_workers(ours: frozenset[int]) -> None:
     deadline = time.monotonic() + _GRACE_S
     while others := other_workers(ours):
         if time.monotonic() > deadline:
-            raise ConcurrentError(
-                f"process {others[0]} holds models of another run; "
-                "end it, or give --allow-concurrent and expect worse figures"
-            )
+            raise ConcurrentError(f"process {others[0]} holds models of another run; {remedy}")
         time.sleep(_GRACE_S / 20)
 
 

@@ -1,7 +1,8 @@
 """Readings of another process's memory from ``/proc``; sizes in bytes.
 
 Sources: ``smaps_rollup`` is exact at the time of reading; ``VmHWM`` is the kernel's own running maximum of
-RSS, which writing 5 to ``clear_refs`` sets back to the present RSS (proc(5)); ``stat`` counts page faults.
+RSS, which writing 5 to ``clear_refs`` sets back to the present RSS (proc(5)); ``stat`` counts page faults,
+``io`` what was read from disks, for faults too.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Memory(msgspec.Struct, frozen=True):
     major_faults: int | None = None  # likewise; each waited for a disk
     available_bytes: int | None = None  # on the host: MemAvailable
     cgroup: ControlGroup | None = None
+    read_bytes: int | None = None  # from disks, since the reading before
 
 
 class Faults(NamedTuple):
@@ -56,6 +58,7 @@ class MemoryProbe:
         self._directory = proc / str(pid)
         self._cgroup = ControlGroupReader(pid, proc)
         self._faults = self._read_faults()
+        self._read_until_now = self._count_read()
         self._peak_since: Literal["reading", "start"] = self._set_peak_back()
 
     def read(self) -> Memory:
@@ -97,6 +100,7 @@ class MemoryProbe:
             major_faults=major,
             available_bytes=self._available(),
             cgroup=self._cgroup.read(),
+            read_bytes=self._newly_read(),
         )
         self._peak_since = self._set_peak_back()
         return reading
@@ -139,6 +143,18 @@ class MemoryProbe:
     def _read_faults(self) -> Faults | None:
         with contextlib.suppress(OSError):
             return parse_faults((self._directory / "stat").read_bytes())
+        return None
+
+    def _newly_read(self) -> int | None:
+        earlier, self._read_until_now = self._read_until_now, self._count_read()
+        if earlier is None or self._read_until_now is None:
+            return None
+        return self._read_until_now - earlier
+
+    def _count_read(self) -> int | None:
+        with contextlib.suppress(OSError):
+            text = (self._directory / "io").read_text(encoding="ascii", errors="replace")
+            return parse_table(text).get("read_bytes")
         return None
 
     def _available(self) -> int | None:

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -32,8 +33,20 @@ class Samples(msgspec.Struct, frozen=True):
 class Sampler:
     """Samples one process until that ends or ``close`` is called; call it from one other thread only."""
 
-    def __init__(self, pid: int, hz: float, origin_ns: int, proc: Path = Path("/proc")) -> None:
-        """Start; ``hz`` 0 is never. ``origin_ns`` is of ``time.monotonic_ns()``."""
+    def __init__(
+        self,
+        pid: int,
+        hz: float,
+        origin_ns: int,
+        proc: Path = Path("/proc"),
+        others: Callable[[], Iterable[int]] | None = None,
+    ) -> None:
+        """Start; ``hz`` 0 is never. ``origin_ns`` is of ``time.monotonic_ns()``.
+
+        ``others`` tells at each sample which processes are to be added to it.
+        """
+        self._proc = proc
+        self._others = others
         self._origin_ns = origin_ns
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -77,10 +90,10 @@ class Sampler:
         due = time.monotonic()
         try:
             while not self._stop.is_set():
-                sample = parse_statm(os.pread(statm, _LONGEST_LINE, 0))
-                if sample is None:
+                own = parse_statm(os.pread(statm, _LONGEST_LINE, 0))
+                if own is None:
                     return
-                self._keep(*sample)
+                self._keep(*self._with_others(*own))
                 # A sample that could not be made in time is left out, not made up for.
                 due = max(due + period_s, time.monotonic())
                 self._stop.wait(due - time.monotonic())
@@ -89,6 +102,12 @@ class Sampler:
         finally:
             os.close(statm)
 
+    def _with_others(self, anonymous: int, file: int) -> tuple[int, int]:
+        for pid in self._others() if self._others else ():
+            more = sample(pid, self._proc)
+            anonymous, file = anonymous + more[0], file + more[1]
+        return anonymous, file
+
     def _keep(self, anonymous: int, file: int) -> None:
         ms = round((time.monotonic_ns() - self._origin_ns) / 1e6, 1)
         with self._lock:
@@ -96,6 +115,13 @@ class Sampler:
                 self._kept.append((ms, anonymous, file))
             self._count += 1
             self._cpu_ns = time.thread_time_ns()
+
+
+def sample(pid: int, proc: Path = Path("/proc")) -> tuple[int, int]:
+    """Anonymous and other resident bytes of a process; none where it is gone."""
+    with contextlib.suppress(OSError):
+        return parse_statm((proc / str(pid) / "statm").read_bytes()) or (0, 0)
+    return 0, 0
 
 
 def parse_statm(line: bytes) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ The only module that owns an ``ffi`` and opens libraries. Imported by the measur
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,12 @@ PRINT_INFORMATION = 1
 PRINT_ERROR = 2
 PRINT_LOG = 11
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+_FAULTY_FILE = re.compile(
+    r"^/.*: (.* at offset \d+: |is empty$|(vocabulary: the token|tensor) .* is missing$)"
+)
+# Those messages say what to do.
+_OTHER_FILE = re.compile(r"'ggmm': not a chatllm\.cpp model file|: this engine runs no other model$")
 
 ffi = cffi.FFI()
 ffi.cdef(
@@ -53,6 +60,7 @@ ffi.cdef(
     void tc_version(void);
     void mi_version(void);
     int madvise(void *address, size_t length, int advice);
+    int mincore(void *address, size_t length, unsigned char *resident);
     int prctl(int option, unsigned long, unsigned long, unsigned long, unsigned long);
     """
 )
@@ -90,11 +98,23 @@ def said(messages: Sequence[tuple[int, str]], kind: int) -> list[str]:
 
 
 def complaint(messages: Sequence[tuple[int, str]], function: str, status: int) -> str:
-    """Why a function failed, in the library's own words where it has said anything."""
+    """Why a function failed, in the library's own words where it has said anything.
+
+    To what our engine says of a model file that is at fault, the remedy is added.
+    """
     for kind in (PRINT_ERROR, PRINT_LOG, PRINT_INFORMATION):
         if texts := said(messages, kind):
-            return " ".join(texts)
+            words = " ".join(texts)
+            return f"{words}{_remedy(words)}" if function == "chatllm_start" else words
     return f"{function} returned {status}"
+
+
+def _remedy(words: str) -> str:
+    if words.endswith(": cannot open: Permission denied"):
+        return "; check its permissions"
+    if _FAULTY_FILE.search(words) and not _OTHER_FILE.search(words):
+        return "; copy it again, or make it anew by `models convert`"
+    return ""
 
 
 def open_process() -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
 
-from asrswitch.errors import LibraryError
+from asrswitch.errors import LibraryError, NoSuchLibraryError
 
 VARIABLE = "ASRSWITCH_LIBRARY"
 _FILE = "asrswitch/native/libchatllm.so"
@@ -19,13 +19,15 @@ def find_library(given: str | None, environ: Mapping[str, str]) -> Path:
     and only the latter holds what was built.
 
     Raises:
+        NoSuchLibraryError: none is there that was named.
         LibraryError: none was found; the message says how to build or name one.
     """
     named = given or environ.get(VARIABLE)
     if named:
         path = Path(named).absolute()
         if not path.is_file():
-            raise LibraryError(f"{named}: there is no such library; check --library or {VARIABLE}")
+            problem = "not a file" if path.exists() else "there is no such library"
+            raise NoSuchLibraryError(f"{named}: {problem}; check --library or {VARIABLE}")
         return path
     for built in (_in_package(), _in_distribution()):
         if built is not None and built.is_file():

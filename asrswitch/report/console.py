@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,11 +16,12 @@ from asrswitch.allocators import AllocatorComparison, AllocatorFigures
 from asrswitch.errors import printable
 from asrswitch.plan import Model, Plan
 from asrswitch.records import Failure
+from asrswitch.report.units import REPORTED_FORM, TTFT_OF_PROCESSES, reported_title
 from asrswitch.schedule import Cycle
 from asrswitch.stats.drift import Pace
 from asrswitch.stats.verdict import Word
 from asrswitch.strategies import Comparison, StrategyFigures
-from asrswitch.summary import ModelSummary, Spread, SubjectVerdict, Summary
+from asrswitch.summary import CacheProof, ModelSummary, Spread, SubjectVerdict, Summary
 
 _Item = TypeVar("_Item")
 
@@ -26,6 +29,7 @@ _MIB = 1024 * 1024
 _STYLES = {Word.FLAT: "green", Word.PLATEAU: "green", Word.INCONCLUSIVE: "yellow", Word.LEAK: "bold red"}
 _DETAILED_FAILURES = 5
 _SLOW_SETTLING_MS = 10.0
+_CONTINUED = 2  # blanks before the rest of a line that a terminal has no room for
 
 
 def render_schedule(plan: Plan, cycles: Sequence[Cycle]) -> list[RenderableType]:
@@ -42,15 +46,42 @@ def render_schedule(plan: Plan, cycles: Sequence[Cycle]) -> list[RenderableType]
 
 
 def show(console: Console, parts: Iterable[RenderableType]) -> None:
-    """Print parts of a report. Lines outside tables are not wrapped: who searches them finds them whole."""
+    """Print parts of a report.
+
+    Lines outside tables break between words on a terminal, and nowhere else: who searches them finds them
+    whole.
+    """
     for part in parts:
+        if isinstance(part, Text) and console.is_terminal:
+            part = _by_words(part, console.width)
         console.print(part, soft_wrap=isinstance(part, Text))
+
+
+def _by_words(text: Text, width: int) -> Text:
+    """The text in lines of this width, further in where they go on; a word that is longer stays whole."""
+    lines = []
+    for line in text.split("\n", allow_blank=True):
+        indent = len(line.plain) - len(line.plain.lstrip()) + _CONTINUED
+        breaks: list[int] = []
+        for word in re.finditer(r"\S+", line.plain):
+            begin, room = (breaks[-1], width - indent) if breaks else (0, width)
+            is_first = not line.plain[begin : word.start()].strip()
+            if cell_len(line.plain[begin : word.end()]) > room and not is_first:
+                breaks.append(word.start())
+        first, *others = line.divide(breaks) if breaks else [line]
+        for piece in (first, *others):
+            piece.rstrip()
+        lines += [first, *(Text(" " * indent) + piece for piece in others)]
+    return Text("\n").join(lines)
 
 
 def render_summary(summary: Summary) -> list[RenderableType]:
     """Table of the models, overall memory, verdicts, failures and warnings."""
-    parts: list[RenderableType] = [_models_table(summary.models)] if summary.resident else []
+    table = _models_table(summary.models)
+    parts: list[RenderableType] = [table] if table.row_count > 1 else []  # the one row says `cycles 0`
     parts.append(Text(f"\n{_ending(summary)}"))
+    if not summary.loads:
+        parts.append(Text(TTFT_OF_PROCESSES))
     if summary.resumed:
         parts.append(Text(f"resumed {_counted(summary.resumed, 'time')}"))
     parts += _synthetic_lines(summary.models)
@@ -119,7 +150,10 @@ def _ending(summary: Summary) -> str:
     planned = summary.iterations_planned
     of = f" of at most {planned:,}" if summary.until_decided else f" of {planned}"
     why = f": {summary.decided}" if summary.decided else ""
-    return f"{summary.iterations_done}{of} iterations, {summary.finished}{why}"
+    how = f"iterations, {summary.finished}"
+    if summary.failures and summary.finished == "complete" and summary.iterations_done < planned:
+        how = "iterations done, the run went to its end"
+    return f"{summary.iterations_done}{of} {how}{why}"
 
 
 def _memory_lines(summary: Summary) -> list[str]:
@@ -186,8 +220,23 @@ def _models_table(models: Sequence[ModelSummary]) -> Table:
         ("unload release, MiB", lambda m: _middle(m.unload_release_bytes, ",.2f", _MIB)),
         ("net growth, MiB", lambda m: _middle(m.net_growth_bytes, ",.2f", _MIB)),
     ]
+    if any(model.cache for model in models):
+        rows += [
+            ("read from disk, MiB", lambda m: _middle(m.read_bytes, ",.2f", _MIB)),
+            ("loads from", lambda m: proof(m.cache)),
+        ]
+    rows += [_reported_row(name) for name in reported_names(models)]
     labels = [model.label for model in models]
     return _side_by_side(labels, models, rows, title="medians (lowest to highest)")
+
+
+def reported_names(models: Sequence[ModelSummary]) -> list[str]:
+    """What programs say of themselves, each name once."""
+    return list(dict.fromkeys(name for model in models for name in model.reported))
+
+
+def _reported_row(name: str) -> tuple[str, Callable[[ModelSummary], str]]:
+    return reported_title(name), lambda model: _middle(model.reported.get(name), REPORTED_FORM)
 
 
 def _side_by_side(
@@ -219,6 +268,11 @@ def _middle(spread: Spread | None, form: str, unit: float = 1) -> str:
         f"{value / unit:{form}}" for value in (spread.minimum, spread.median, spread.maximum)
     )
     return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def proof(cache: CacheProof | None) -> str:
+    """What a model was loaded from, and before how many loads that is proven."""
+    return "–" if cache is None else f"{cache.wanted.value} file, {cache.proven:,} of {cache.loads:,} proven"
 
 
 def _percent(rate: float | None) -> str:

@@ -43,6 +43,7 @@ def headline(report: Report) -> Headline:
         sentences.insert(0, _sentence(report.strategies.recommendation))
     if report.allocators:
         sentences[:0] = [_sentence(line) for line in report.allocators.conclusions]
+    sentences[:0] = [_sentence(item.line) for item in report.caches]
     leaking = [run.name for run in report.runs if run.summary.word is Word.LEAK]
     invalid = [run.name for run in report.runs if run.summary.invalid]
     failed = [run.name for run in report.runs if run.summary.failures]
@@ -140,6 +141,8 @@ def _cost(summary: Summary) -> str | None:
         if switch and first:
             what = "switch to" if model.switch_ms else "load of"
             told.append(f"{what} {model.label} {switch.median:,.1f} ms, first text {first.median:,.1f} ms")
+        elif first and not summary.loads:
+            told.append(f"first text of {model.label} {first.median:,.1f} ms from its process's start")
     if not told:
         return None
     peak = f" Memory peaked at {size(summary.resident.peak)}." if summary.resident else ""

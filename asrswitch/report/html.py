@@ -23,13 +23,15 @@ from asrswitch import __version__
 from asrswitch.judged import judged_readings
 from asrswitch.records import Failure, Point
 from asrswitch.report import charts, series
-from asrswitch.report.console import render_allocators, render_strategies
+from asrswitch.report.console import proof, render_allocators, render_strategies, reported_names
 from asrswitch.report.differences import Transcripts, transcripts
 from asrswitch.report.headline import Headline, headline, run_headline
+from asrswitch.report.recommendations import figure_texts, merged
 from asrswitch.report.runs import Report, ReportedRun
 from asrswitch.report.series import Moment
 from asrswitch.report.tables import machine_facts, method, side_by_side
-from asrswitch.report.units import MIB, growth
+from asrswitch.report.units import MIB, REPORTED_FORM, growth, reported_title
+from asrswitch.rules.result import RuleResult
 from asrswitch.stats.trend import Slope
 from asrswitch.stats.verdict import SEVERITY
 from asrswitch.summary import ModelSummary, Spread, SubjectVerdict
@@ -57,6 +59,8 @@ _FIGURES: tuple[tuple[str, str, str, float], ...] = (  # name, title with unit, 
     ("unload_release_bytes", "unload release, MiB", ",.2f", MIB),
     ("net_growth_bytes", "net growth, MiB", ",.2f", MIB),
     ("retained_bytes", "retained, MiB", ",.2f", MIB),
+    ("reclaimed", "reclaimed, %", ",.1f", 0.01),
+    ("read_bytes", "read from disk, MiB", ",.2f", MIB),
 )
 
 
@@ -88,6 +92,7 @@ class Section(msgspec.Struct, frozen=True):
     """All that is shown of one run."""
 
     name: str
+    labels: list[str]  # of the models
     headline: Headline
     figures: Grid
     verdicts: list[Grid]
@@ -96,6 +101,7 @@ class Section(msgspec.Struct, frozen=True):
     times: list[Picture]
     texts: list[Transcripts]
     synthetic: list[str]
+    recommendations: list[Grid]  # what the rules say, and what they compare with
     failures: Grid | None
     warnings: list[str]
     method: list[tuple[str, str]]
@@ -119,7 +125,7 @@ def render_html(report: Report) -> str:
     drawn = _Charts()
     alone = len(report.runs) == 1
     shown = report.runs[:_MOST_RUNS]
-    sections = [_section(run, drawn, len(shown)) for run in shown]
+    sections = [_section(run, report.recommendations, drawn, len(shown)) for run in shown]
     comparison, compared = _comparison(report, drawn)
     times = [] if alone else _times_pictures(shown, drawn)
     script, divisions = components(drawn.by_key, wrap_script=False) if drawn.by_key else ("", {})
@@ -142,11 +148,12 @@ def render_html(report: Report) -> str:
     )
 
 
-def _section(run: ReportedRun, drawn: _Charts, of: int) -> Section:
+def _section(run: ReportedRun, overall: Sequence[RuleResult], drawn: _Charts, of: int) -> Section:
     """One run, in as much detail as there is room for beside the others."""
     summary = run.summary
     return Section(
         name=run.name,
+        labels=[model.label for model in summary.models],
         headline=run_headline(summary),
         figures=_figures(summary.models),
         verdicts=[_verdict_grid(item) for item in summary.verdicts],
@@ -155,6 +162,7 @@ def _section(run: ReportedRun, drawn: _Charts, of: int) -> Section:
         times=_times_pictures([run], drawn) if of == 1 else [],
         texts=transcripts(run.records, _MOST_CHARACTERS // of),
         synthetic=[model.label for model in summary.models if model.synthetic],
+        recommendations=_recommendations([*run.recommendations, *(overall if of == 1 else [])]),
         failures=_failures(summary.failures) if summary.failures else None,
         warnings=summary.warnings,
         method=method(run),
@@ -173,6 +181,12 @@ def _figures(models: Sequence[ModelSummary]) -> Grid:
                 for model, spread in zip(models, spreads, strict=True)
             ]
             rows.append([Cell(title), *cells])
+    for name in reported_names(models):
+        told = [
+            _spread(f"{model.label}/reported_{name}", model.reported.get(name), REPORTED_FORM, 1)
+            for model in models
+        ]
+        rows.append([Cell(reported_title(name)), *told])
     for name in ("wer", "cer"):
         rates: list[float | None] = [None if m.synthetic else getattr(m, name) for m in models]
         if any(rate is not None for rate in rates):
@@ -181,6 +195,8 @@ def _figures(models: Sequence[ModelSummary]) -> Grid:
                 for model, rate in zip(models, rates, strict=True)
             ]
             rows.append([Cell(f"{name.upper()}, %"), *cells])
+    if any(model.cache for model in models):
+        rows.append([Cell("loads from"), *(Cell(proof(model.cache)) for model in models)])
     peaks = [
         Cell("–")
         if model.peak_bytes is None
@@ -405,6 +421,20 @@ def _grid(table: Table) -> Grid:
 
     rows = zip(*([Cell(plain(cell)) for cell in column.cells] for column in table.columns), strict=True)
     return Grid([plain(column.header) for column in table.columns], [list(row) for row in rows])
+
+
+def _recommendations(results: Sequence[RuleResult]) -> list[Grid]:
+    """What the rules say, and what they compare with."""
+    said = [[Cell(item.rule), Cell(item.says), Cell(item.figures)] for item in merged(results)]
+    limits = {result.rule: result for result in results if result.outcome is not None}
+    thresholds = [
+        [Cell(result.rule), Cell(figure_texts(result.thresholds)), Cell(result.source)]
+        for result in limits.values()
+    ]
+    return [
+        Grid(["rule", "it says", "by these figures"], said),
+        Grid(["rule", "thresholds", "which are from"], thresholds),
+    ]
 
 
 def _failures(failures: Sequence[Failure]) -> Grid:

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from asrswitch.plan import Plan
 from asrswitch.records import Failure, Load, Reading, Record, Release, Run, Transcription
+from asrswitch.resume import RETRIED
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stats.series import MINIMUM_ITERATIONS
 from asrswitch.summary import verdicts_of, worst_word
@@ -43,6 +44,7 @@ class RunProgress:
         self._of = "?" if plans[0].until_decided else str(sum(p.iterations * len(p.models) for p in plans))
         self._earlier = done
         self._over: set[tuple[str, int]] = set()  # cycles, by their run's variant
+        self._retried: set[tuple[str, int]] = set()  # those of them whose second attempt follows
         self._facts: list[str] = []
         self._progress = Progress(
             TextColumn("{task.fields[where]}", markup=False),
@@ -104,12 +106,17 @@ class RunProgress:
         where: str,
         facts: Sequence[str],
     ) -> None:
+        cycle = (variant, record.cycle)
+        if cycle in self._retried:
+            where += ", second attempt"
         self._facts += facts
         self._progress.update(self._task, where=where, facts=", ".join(self._facts))
         if _ends_turn(record) or (
             isinstance(record, Failure) and not (record.phase == "transcribe" and record.kind == "error")
         ):
-            self._over.add((variant, record.cycle))
+            self._over.add(cycle)
+            if isinstance(record, Failure) and record.phase in RETRIED and record.kind != "refused":
+                self._retried.add(cycle)
             completed = self._earlier + len(self._over)
             self._progress.update(self._task, completed=completed)
             if not self._console.is_terminal:
@@ -124,7 +131,7 @@ class _VerdictSoFar:
     def __init__(self, plan: Plan, earlier: Sequence[Record]) -> None:
         self._n_models = len(plan.models)
         self._records = [record for record in earlier if isinstance(record, Run | Reading | Release)]
-        self._unloads = sum(isinstance(record, Release) for record in self._records)
+        self._turns = sum(_ends_turn(record) for record in self._records)
         self._next_look = MINIMUM_ITERATIONS * self._n_models
 
     def after(self, record: Record) -> str | None:
@@ -132,10 +139,10 @@ class _VerdictSoFar:
         if not isinstance(record, Run | Reading | Release):
             return None
         self._records.append(record)
-        self._unloads += isinstance(record, Release)
-        if self._unloads < self._next_look or not _ends_turn(record):
+        self._turns += _ends_turn(record)
+        if self._turns < self._next_look or not _ends_turn(record):
             return None
-        self._next_look = math.ceil(self._unloads * _NEXT_LOOK)
+        self._next_look = math.ceil(self._turns * _NEXT_LOOK)
         return f"memory so far {worst_word(verdicts_of(self._records)).value}"
 
 

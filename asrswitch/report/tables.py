@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import get_type_hints
 
@@ -15,12 +16,13 @@ from rich.text import Text
 
 from asrswitch.errors import printable
 from asrswitch.figures import Figures
-from asrswitch.plan import LOG_NAME
+from asrswitch.plan import LOG_NAME, Plan
 from asrswitch.records import Failure, OfCycle, Point, Transcription
 from asrswitch.report.console import render_allocators, render_strategies, render_summary, show
 from asrswitch.report.headline import headline
+from asrswitch.report.recommendations import recommendation_lines
 from asrswitch.report.runs import Report, ReportedRun
-from asrswitch.report.units import MIB, size
+from asrswitch.report.units import MIB, TTFT_OF_PROCESSES, size
 from asrswitch.summary import ModelSummary, Spread
 from asrswitch.turns import Turn, turns_of
 
@@ -52,9 +54,20 @@ def parts(report: Report) -> list[RenderableType]:
     elif report.allocators:
         found = render_allocators(report.allocators)
     else:
-        found = [side_by_side(report.runs)]
+        found = [side_by_side(report.runs), *(Text(item.line) for item in report.caches)]
     warned = [Text(f"warning: {printable(line)}", style="yellow") for line in report.warnings]
-    return [*found, *warned, Text(_place(report))]
+    return [*found, *_recommendations(report), *warned, Text(_place(report))]
+
+
+def _recommendations(report: Report) -> list[RenderableType]:
+    """What the rules say of one run; of strategies that are compared only why the rule is silent."""
+    results = [item for item in report.recommendations if item.outcome is None]
+    if len(report.runs) == 1:
+        results = [*report.runs[0].recommendations, *results]
+    lines = "".join(f"\n  {line}" for line in recommendation_lines(results))
+    models = " / ".join(dict.fromkeys(model.label for run in report.runs for model in run.plan.models))
+    heading = f"recommendations for {printable(models)}, by conventions (docs/rules.md):"
+    return [Text(f"{heading}{lines}")] if lines else []
 
 
 def side_by_side(runs: Sequence[ReportedRun]) -> Table:
@@ -70,6 +83,10 @@ def side_by_side(runs: Sequence[ReportedRun]) -> Table:
             if any(spreads):
                 row = Text(f"{label}: {title}{f', {unit}' * bool(unit)}")
                 table.add_row(row, *(f"{spread.median:,.1f}" if spread else "–" for spread in spreads))
+        proofs = [model.cache if model else None for model in models]
+        if any(proofs):
+            cells = (f"{proof.proven:,} of {proof.loads:,}" if proof else "–" for proof in proofs)
+            table.add_row(Text(f"{label}: loads as --cache says, proven"), *cells)
     peaks = [run.summary.resident.peak if run.summary.resident else None for run in runs]
     table.add_row("peak, MiB", *("–" if peak is None else f"{peak / MIB:,.1f}" for peak in peaks))
     table.add_row("memory", *(run.summary.word.value for run in runs))
@@ -106,17 +123,18 @@ def method(run: ReportedRun) -> list[tuple[str, str]]:
     facts = [
         ("begun", first.started_at),
         ("asrswitch", first.version),
-        ("library", first.library),
+        *_engine(run),
         ("processor", f"{machine.cpu}, {machine.physical_cores} physical cores"),
         ("memory that a process can reach", f"{machine.memory_limit_bytes / MIB:,.0f} MiB"),
         ("instruction set", machine.instruction_set or "not known"),
         ("system", f"{machine.system}, {machine.libc}, Python {machine.python}"),
         ("strategy", plan.strategy.value),
         ("allocator", plan.allocator),
-        ("threads", str(plan.threads)),
+        ("model files before loads", plan.cache.value),
+        ("threads", _if_given("threads", f"{plan.threads}", plan)),
         ("context", "the model's" if plan.context is None else f"{plan.context:,} tokens"),
         ("language", plan.language or "not forced"),
-        ("most new tokens", f"{plan.max_new_tokens:,}"),
+        ("most new tokens", _if_given("max_new_tokens", f"{plan.max_new_tokens:,}", plan)),
         ("iterations", f"{run.summary.iterations_done:,} of {plan.iterations:,}"),
         ("order of models", plan.order.value),
         ("samples of memory a second", f"{plan.sample_hz:g}"),
@@ -129,6 +147,27 @@ def method(run: ReportedRun) -> list[tuple[str, str]]:
         facts.append(("label", plan.label))
     facts += sorted(plan.metadata.items())
     return [(printable(name), printable(value)) for name, value in facts]
+
+
+def _if_given(placeholder: str, value: str, plan: Plan) -> str:
+    """A value, unless the models are run by a program that has no place for it."""
+    is_given = plan.backend.program is None or placeholder in plan.backend.placeholders
+    return value if is_given else "the program's own choice"
+
+
+def _engine(run: ReportedRun) -> list[tuple[str, str]]:
+    """What ran the models."""
+    first, backend = run.run, run.plan.backend
+    if backend.is_default:
+        return [("library", first.library)]
+    facts = [("backend", run.plan.engine)]
+    if backend.program:
+        words = backend.configuration["command"]
+        shown = [word if isinstance(word, str) else f"[{shlex.join(word)}]" for word in words]
+        facts += [("program", first.library), ("command", " ".join(shown))]
+    if not run.summary.loads:
+        facts.append(("TTFT", TTFT_OF_PROCESSES))
+    return facts
 
 
 def machine_facts(run: ReportedRun) -> list[tuple[str, str]]:
@@ -176,11 +215,14 @@ def to_json(report: Report) -> str:
                 "word": run.summary.word,
                 "iterations_needed": run.summary.iterations_needed,
                 "summary": run.summary,
+                "recommendations": run.recommendations,
             }
             for run in report.runs
         ],
         "strategies": report.strategies,
         "allocators": report.allocators,
+        "caches": report.caches,
+        "recommendations": report.recommendations,
         "warnings": report.warnings,
     }
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
@@ -232,8 +274,11 @@ def _model_rows(run: ReportedRun) -> Iterator[dict[str, Cell]]:
             for part in ("median", "minimum", "maximum", "count"):
                 row[f"{name}_{part}"] = getattr(spread, part) if spread else None
         prediction = model.prediction
+        row |= {f"reported_{name}_median": spread.median for name, spread in model.reported.items()}
         row["predicted_bytes"] = prediction.need_bytes if prediction else None
         row["predicted_for_bytes"] = prediction.measured_bytes if prediction else None
+        row["cache_loads"] = model.cache.loads if model.cache else None
+        row["cache_proven"] = model.cache.proven if model.cache else None
         yield row
 
 
@@ -272,6 +317,7 @@ def _identity(run: ReportedRun) -> dict[str, Cell]:
         "log": str(run.log.absolute()),
         "started_at": first.started_at,
         "asrswitch": first.version,
+        "backend": plan.backend.name,
         "library": first.library,
         "cpu": machine.cpu,
         "physical_cores": machine.physical_cores,
@@ -284,6 +330,7 @@ def _identity(run: ReportedRun) -> dict[str, Cell]:
         "huge_pages": machine.huge_pages,
         "strategy": plan.strategy.value,
         "allocator": plan.allocator,
+        "cache": plan.cache.value,
         "threads": plan.threads,
         "context_tokens": plan.context,
         "memory_limit_bytes": plan.memory_limit_bytes,

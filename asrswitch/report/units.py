@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+REPORTED_FORM = ",.6g"
+TTFT_OF_PROCESSES = "each transcription is a process: TTFT counts from its start, its load included"
 MIB = 1024 * 1024
 _SIZES = ((1024 * MIB, "GiB"), (MIB, "MiB"), (1024, "KiB"))
 
@@ -22,3 +24,9 @@ def growth(count: float, is_count: bool) -> str:
 
 def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def reported_title(name: str) -> str:
+    """What a program says of itself: ``load_ms`` is "load, as it says, ms"."""
+    plain = name.removesuffix("_ms")
+    return f"{plain.replace('_', ' ')}, as it says{', ms' if plain != name else ''}"

@@ -376,6 +376,8 @@ def load(
     language: str | None = None,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     library: str | os.PathLike[str] | None = None,
+    preload: bool = False,
+    lock: bool = False,
 ) -> Model:
     """Load a model; use the result in a ``with`` statement, or close it.
 
@@ -386,6 +388,8 @@ def load(
         language: force it, by its name or code, as Chinese or zh; the model tells it by itself.
         max_new_tokens: the most that a chunk's text can have.
         library: another ``libchatllm.so``, or one with the same C interface; ASRSWITCH_LIBRARY, or our own.
+        preload: read the whole model file while loading, so that no request waits for a disk.
+        lock: pin the weights in memory, which RLIMIT_MEMLOCK must allow.
 
     Raises:
         UsageError: an argument makes no sense, or there is no such file.
@@ -407,6 +411,8 @@ def load(
         "context": context,
         "language": forced,
         "max_new_tokens": max_new_tokens,
+        "preload": preload,
+        "lock": lock,
     }
     return Model(find_library(None if library is None else os.fspath(library), os.environ), options)
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import soundfile
 
 from asrswitch import native
-from asrswitch.audio import SAMPLE_RATE
+from asrswitch.audio import write_wav
 from asrswitch.errors import AsrSwitchError, LibraryError
 from asrswitch.native import ffi
 from asrswitch.transcription.splitting import Samples
@@ -147,7 +146,7 @@ class Engine:
         """Put the clip into a file in memory, where the last one was, and give its path."""
         os.ftruncate(self._clip, 0)
         os.lseek(self._clip, 0, os.SEEK_SET)
-        soundfile.write(self._clip, samples, SAMPLE_RATE, "FLOAT", format="WAV", closefd=False)
+        write_wav(self._clip, samples)
         return f"/proc/{os.getpid()}/fd/{self._clip}"
 
     def _on_print(self, _user: Any, kind: int, text: Any) -> None:

@@ -1,14 +1,19 @@
-"""``python -m asrswitch.worker LIBRARY``: holds the models, takes commands, answers."""
+"""Holds the models, takes commands, answers.
+
+``python -m asrswitch.worker LIBRARY``, or ``python -m asrswitch.worker --backend NAME CONFIGURATION``, which
+is a JSON object.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from asrswitch import native
-from asrswitch.worker.backends.chatllm import BackendError, Models
+from asrswitch.worker.backends import DEFAULT, Backend, BackendError, make_backend
 from asrswitch.worker.heap import Heap
 from asrswitch.worker.protocol import (
     CeilingMeasured,
@@ -18,13 +23,14 @@ from asrswitch.worker.protocol import (
     Hello,
     Malloc,
     MemoryNeeds,
+    State,
     Transcribed,
     Trimmed,
 )
 
 
-def main(library: str) -> int:
-    """Serve until told to exit or until the runner is gone."""
+def main(words: Sequence[str]) -> int:
+    """Serve until told to exit or until the runner is gone; ``words`` are those of the command line."""
     process = native.open_process()
     native.die_with_parent(process)
     commands, replies = _take_over_pipes()
@@ -39,14 +45,15 @@ def main(library: str) -> int:
         reply(error)
 
     try:
-        models = Models(library)
-    except OSError as error:
-        say = f"{library}: not a library with chatllm.cpp's C interface ({error})"
-        say += "; name another by --library, or build ours by `pip install .`"
-        fail(say, None)
+        if words[0] == "--backend":
+            backend = make_backend(words[1], json.loads(words[2]))
+        else:
+            backend = make_backend(DEFAULT, {"library": words[0]})
+    except BackendError as error:
+        fail(str(error), None)
         return 1
     heap = Heap(process)
-    hello: Hello = {"pid": os.getpid(), "malloc": heap.read()}
+    hello: Hello = {"pid": os.getpid(), "malloc": heap.read(), "capabilities": backend.capabilities}
     reply(hello)
     with os.fdopen(commands, "rb") as lines:
         for line in lines:
@@ -54,7 +61,7 @@ def main(library: str) -> int:
             if command["command"] == "exit":
                 return 0
             try:
-                reply(_answer(models, command, heap))
+                reply(_answer(backend, command, heap))
             except BackendError as error:
                 fail(str(error), heap.read())
             except MemoryError:
@@ -63,31 +70,54 @@ def main(library: str) -> int:
 
 
 def _answer(
-    models: Models, command: Command, heap: Heap
-) -> Done | Transcribed | Trimmed | MemoryNeeds | CeilingMeasured:
+    backend: Backend, command: Command, heap: Heap
+) -> Done | Transcribed | State | Trimmed | MemoryNeeds | CeilingMeasured:
     if command["command"] == "trim":
         return heap.trim(command["on_copy"])
-    backend = models.of(command.get("label", ""))
-    if command["command"] == "measure_ceiling":
-        return backend.measure_ceiling(command["ceiling"])
-    if command["command"] == "memory_needs":
-        return backend.memory_needs(command["load"], command["clip_s"])
-    if command["command"] == "transcribe":
-        result = backend.transcribe(command["audio"])
+    label = command.get("label", "")
+    if command["command"] in ("memory_needs", "measure_ceiling"):
+        return _answer_special(backend, command, label)
+    if command["command"] == "state":
+        resident = backend.resident()
         return {
+            "processes": [*backend.processes()],
+            "resident": None if resident is None else [*resident],
+            "malloc": heap.read(),
+        }
+    if command["command"] == "transcribe":
+        result = backend.infer(label, command["audio"])
+        answer: Transcribed = {
             "submitted_ns": result.submitted_ns,
             "returned_ns": result.returned_ns,
             "pieces": result.pieces,
             "statistics": result.statistics,
             "malloc": heap.read(),
         }
+        if result.peak_rss_bytes is not None:
+            answer["peak_rss_bytes"] = result.peak_rss_bytes
+        if result.reported is not None:
+            answer["reported"] = {**result.reported}
+        if result.left_behind:
+            answer["left_behind"] = [*result.left_behind]
+        return answer
     if command["command"] == "load":
-        started_ns, ended_ns = backend.load(command["load"])
+        started_ns, ended_ns = backend.load(label, command["load"])
     elif command["command"] == "restart":
-        started_ns, ended_ns = backend.restart()
+        started_ns, ended_ns = backend.restart(label)
     else:
-        started_ns, ended_ns = backend.unload()
+        started_ns, ended_ns = backend.unload(label)
     return {"started_ns": started_ns, "ended_ns": ended_ns, "malloc": heap.read()}
+
+
+def _answer_special(backend: Backend, command: Command, label: str) -> MemoryNeeds | CeilingMeasured:
+    """What libraries with chatllm.cpp's interface may know besides."""
+    from asrswitch.worker.backends.chatllm import Models
+
+    if not isinstance(backend, Models):
+        raise BackendError("this backend does not predict its memory, and measures no ceilings")
+    if command["command"] == "measure_ceiling":
+        return backend.measure_ceiling(label, command["ceiling"])
+    return backend.memory_needs(label, command["load"], command["clip_s"])
 
 
 def _take_over_pipes() -> tuple[int, int]:
@@ -101,4 +131,4 @@ def _take_over_pipes() -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

@@ -22,7 +22,7 @@ class Command(TypedDict, total=False):
     """A command; which of the other keys it has depends on ``command``."""
 
     command: Literal[
-        "load", "transcribe", "restart", "unload", "trim", "memory_needs", "measure_ceiling", "exit"
+        "load", "transcribe", "restart", "unload", "state", "trim", "memory_needs", "measure_ceiling", "exit"
     ]
     label: str  # which model is loaded, transcribes, restarts or is unloaded; left out where there is one
     load: LoadOptions
@@ -42,7 +42,8 @@ class LoadOptions(_Needed, total=False):
     """How to load a model; what is left out, or None, is the library's to decide."""
 
     context: int | None
-    language: str | None
+    language: str | None  # its name, as Chinese
+    language_code: str | None  # of the same, as zh
     preload: bool
     lock: bool
 
@@ -63,10 +64,29 @@ class Error(TypedDict):
     malloc: Malloc | None
 
 
+class Capabilities(TypedDict):
+    """What a backend can do."""
+
+    streams: bool  # each token of the text is handed over as it is made
+    loads: bool  # models stay loaded from a load to an unload; else each transcription loads anew
+    restarts: bool  # a model can forget what it transcribed without being loaded again
+    forces_language: bool
+    runs_processes: bool  # others than the worker hold models, now and then or always
+
+
 class Hello(TypedDict):
     """The worker is ready."""
 
     pid: int
+    malloc: Malloc | None
+    capabilities: Capabilities
+
+
+class State(TypedDict):
+    """Which processes besides the worker hold models now, and which models; None where that is not known."""
+
+    processes: list[int]
+    resident: list[str] | None
     malloc: Malloc | None
 
 
@@ -96,14 +116,23 @@ class CeilingMeasured(TypedDict):
     rates: list[float]
 
 
-class Transcribed(TypedDict):
-    """A clip was transcribed. ``pieces``: when each text callback came, and the characters it completed."""
-
+class _Transcribed(TypedDict):
     submitted_ns: int
     returned_ns: int
     pieces: list[tuple[int, str]]
     statistics: list[str]
     malloc: Malloc | None
+
+
+class Transcribed(_Transcribed, total=False):
+    """A clip was transcribed. ``pieces``: when each text callback came, and the characters it completed.
+
+    The rest is of backends that run processes, as in their ``Transcription``.
+    """
+
+    peak_rss_bytes: int
+    reported: dict[str, float]
+    left_behind: list[str]
 
 
 class Trimmed(TypedDict):

@@ -8,6 +8,7 @@ Needs a C compiler.
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import soundfile
 
-from asrswitch.compare.comparison import Comparison, Evidence, Word, compare
+from asrswitch.compare.comparison import At, Comparison, Evidence, Word, compare
 from asrswitch.compare.runs import read_sides
 from asrswitch.native.locate import find_library
 
@@ -90,14 +91,31 @@ def comparisons(directory: Path, pairs: int) -> dict[Evidence, list[tuple[Compar
     return found
 
 
+def run_to_run(same: list[Comparison]) -> float:
+    """By what part the tokens/s of one build differ from run to run, at their best tenth.
+
+    The standard deviation of one run: a pair of them has twice the variance.
+    """
+    changes = [
+        math.log(figure.change)
+        for comparison in same
+        for figure in comparison.pairs[0].figures
+        if figure.key == "tokens_per_s" and figure.at is At.BEST and figure.change
+    ]
+    return statistics.pstdev(changes, 0) / math.sqrt(2)
+
+
 def main() -> None:
     """Make the runs, and print how the comparisons came out."""
     directory, kind = Path(sys.argv[1]) / sys.argv[2], sys.argv[2]
     pairs = int(sys.argv[3]) if len(sys.argv) > 3 else 40
     directory.mkdir(parents=True, exist_ok=True)
     make(directory, kind, pairs)
-    print("| runs | pairs | same build, different | which figure | 10 % slower, found | smallest seen |")
-    print("| --- | ---: | ---: | --- | ---: | ---: |")
+    print(
+        "| runs | pairs | same build, different | which figure | 10 % slower, found | smallest seen | "
+        "tokens/s of a build, from run to run |"
+    )
+    print("| --- | ---: | ---: | --- | ---: | ---: | ---: |")
     for evidence, held in comparisons(directory, pairs).items():
         same = [[figure for figure in first.pairs[0].figures if figure.differs] for first, _ in held]
         which = ", ".join(f"{figure.title} {figure.word.value}" for figures in same for figure in figures)
@@ -106,7 +124,7 @@ def main() -> None:
         seen = statistics.median(min(f.smallest or 0 for f in figures) for figures in decode)
         print(
             f"| {kind}, {evidence.value} | {len(held)} | {sum(map(bool, same))} | {which or '–'} | {found} | "
-            f"{seen:.1%} |"
+            f"{seen:.1%} | {run_to_run([first for first, _ in held]):.1%} |"
         )
 
 

@@ -17,7 +17,7 @@ from asrswitch.bench.plan import BenchOptions, make_bench_plan
 from asrswitch.bench.report import BenchReport
 from asrswitch.native.locate import find_library
 from asrswitch.worker.protocol import CeilingMeasured, CeilingOptions
-from asrswitch.worker_process import StopSignals, WorkerError, WorkerProcess
+from asrswitch.worker_process import StopSignals, WorkerError, WorkerProcess, worker_program
 from support import ROOT, alive, wait_for
 
 QUICK = ("--repetitions", "2", "--warmups", "1", "--max-new-tokens", "8")
@@ -101,7 +101,7 @@ def test_stages_of_the_engine_are_held_against_the_ceilings(
 @pytest.mark.slow
 def test_text_and_markdown_show_the_same_figures(tmp_path: Path) -> None:
     out = tmp_path / "report.md"
-    done = bench(*QUICK, "--threads", "1", "--format", "markdown", "--out", str(out))
+    done = bench(*QUICK, "--threads", "1", "-f", "md", "--out", str(out))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     markdown = out.read_text(encoding="utf-8")
     done = bench(*QUICK, "--threads", "1", "-m", str(ROOT / "asrswitch" / "models" / "digits-small.bin"))
@@ -184,7 +184,7 @@ def children(pid: int) -> list[str]:
 @pytest.mark.slow
 def test_an_output_that_cannot_be_written_is_found_before_anything_is_measured(tmp_path: Path) -> None:
     done = bench("--out", str(tmp_path / "nowhere" / "report.txt"))
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert "nowhere" in done.stderr
 
 
@@ -192,7 +192,7 @@ def test_an_output_that_cannot_be_written_is_found_before_anything_is_measured(t
 def test_a_worker_measures_ceilings_and_says_what_it_cannot(fake_library: Path, tmp_path: Path) -> None:
     def ask(library: Path, kind: str) -> CeilingMeasured:
         with StopSignals() as stop:
-            worker = WorkerProcess(library, tmp_path / "worker.log", stop, 20)
+            worker = WorkerProcess(worker_program(str(library)), tmp_path / "worker.log", stop, 20)
             try:
                 options = CeilingOptions(kind=kind, threads=1, slices=3, slice_ms=0.5)
                 return worker.request({"command": "measure_ceiling", "ceiling": options}, CeilingMeasured, 20)

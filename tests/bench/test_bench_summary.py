@@ -183,13 +183,13 @@ def test_switches_are_told_by_direction() -> None:
 def test_random_weights_are_marked_in_every_format() -> None:
     written = report(2, Model("true", "/t.bin", 1, False), Model("made", "/m.bin", 1, True))
     said = "synthetic weights: speed and memory are true, text is not: made"
-    for name in ("text", "markdown"):
+    for name in ("text", "md"):
         lines = [line.removeprefix("- ").rstrip() for line in WRITERS[name](written, 160).splitlines()]
         assert said in lines
     models = json.loads(WRITERS["json"](written, 160))["plan"]["models"]
     assert {model["label"]: model["synthetic"] for model in models} == {"true": False, "made": True}
     trained = report(2, Model("true", "/t.bin", 1, False))
-    assert not any("synthetic weights" in WRITERS[name](trained, 160) for name in ("text", "markdown"))
+    assert not any("synthetic weights" in WRITERS[name](trained, 160) for name in ("text", "md"))
 
 
 @pytest.mark.parametrize(("repetitions", "interval"), [(5, False), (6, True)])

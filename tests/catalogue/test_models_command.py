@@ -147,6 +147,9 @@ def test_the_pinned_checkpoint_is_not_taken_from_a_mirror_that_has_another(
 def test_offline_it_says_which_file_to_put_where(
     setting: dict[str, str], environ: dict[str, str], tmp_path: Path
 ) -> None:
+    done = models(environ | setting, "fetch", "Qwen3-ASR-0.6B")
+    assert done.returncode == 1
+    assert list((tmp_path / "asrswitch" / "models").iterdir()) == []  # of a folder in which nothing came
     done = models(environ | setting, "fetch", "0.6B")
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
     assert f"download https://huggingface.co/{REPOSITORY}/resolve/main/{FILE}" in done.stderr
@@ -159,8 +162,9 @@ def test_offline_it_says_which_file_to_put_where(
         (("fetch",), 2, "NAME"),
         (("fetch", "9B"), 2, "not in the catalogue"),
         (("fetch", "0.6B", "--type", "q9"), 2, "q9"),
-        (("fetch", "0.6B", "--dest", "/dev/null/x"), 1, "--dest"),
-        (("fetch", "0.6B", "--dest", "x" * 300), 1, "--dest"),
+        (("fetch", "0.6B", "--dest", "/dev/null/x"), 2, "--dest"),
+        (("fetch", "0.6B", "--dest", "x" * 300), 2, "--dest"),
+        (("fetch", "0.6B", "--dest", "/dev/null"), 2, "/dev/null: is a file; choose another place by --dest"),
         (("list", "--nothing"), 2, "--nothing"),
     ],
     ids=lambda words: " ".join(words)[:40] if isinstance(words, tuple) else None,

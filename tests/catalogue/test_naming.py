@@ -48,6 +48,8 @@ def test_a_word_is_a_file_or_a_name(
         ("x=", None, "--model x=: write PATH or LABEL=PATH"),
         ("talk.bin", "q4_0", "--type q4_0: talk.bin is a file"),
         ("1.7B", "q4_0", "`models fetch 1.7B --type q4_0`"),
+        ("1.7b", None, "`models fetch 1.7b` brings it"),
+        ("digits-small", "q4_0", "the catalogue does not have digits-small, so that its type is not known"),
         ("y" * 300, None, "there is no such file"),
     ],
 )
@@ -57,3 +59,10 @@ def test_a_word_that_names_nothing_is_refused(
     with pytest.raises(UsageError) as caught:
         label_and_path(word, type, environ)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(("word", "type"), [("tiny", None), ("tiny", "q4_0"), ("digits-small", "q4_0")])
+def test_only_what_can_be_fetched_is_said_to_be(word: str, type: str | None, environ: dict[str, str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        label_and_path(word, type, environ)
+    assert "fetch" not in str(caught.value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 from made_runs import compared, make_run
 
 from asrswitch.cli import main
-from asrswitch.compare.report import conclude, rows_of
+from asrswitch.compare.report import SCHEMA, CompareReport, conclude, rows_of, write_text
 from helpers.records import run_of
 from support import ROOT
 
@@ -67,6 +68,65 @@ def test_three_runs_are_held_against_the_first(
         line for line in output.splitlines() if line.endswith("no difference seen") and "against" in line
     ]
     assert headings == [f"{other} against {runs[0]}: no difference seen" for other in runs[1:]]
+
+
+def test_what_could_not_be_compared_is_counted_with_the_remedy(
+    logs: Callable[..., str], answer: Callable[..., Answer]
+) -> None:
+    first, second = logs("A"), logs("B", iterations=10)
+    _, output, _ = answer(first, second)
+    found = re.match(
+        f"{second} against {first}: no difference seen in (\\d+) of (\\d+) figures; "
+        r"(\d+) could not be compared: "
+        r"measured 24 and 10 times: it takes 12 on each side: run more iterations$",
+        output.splitlines()[0],
+    )
+    assert found
+    seen, all_, lost = map(int, found.groups())
+    assert 0 < seen < lost and seen + lost == all_
+    _, output, _ = answer(first, second, "--format", "json")
+    figures = [figure for figure in json.loads(output)["comparison"]["pairs"][0]["figures"]
+               if figure["at"] == "median"]  # fmt: skip
+    assert lost == sum(
+        figure["word"] == "not comparable" and figure["other"] is not None for figure in figures
+    )
+    slower = logs("C", iterations=10, held_a_cycle=8192)
+    _, output, _ = answer(first, slower)
+    assert re.match(
+        rf"{slower} against {first}: a \+ b: heap slope higher .*; {lost} could not be compared: measured ",
+        output,
+    )
+    few = logs("D", iterations=1), logs("E", iterations=1)
+    _, output, _ = answer(*few)
+    assert output.startswith(
+        f"{few[1]} cannot be compared with {few[0]}: measured 1 and 1 times: it takes 12 "
+    )
+
+
+def test_a_narrow_terminal_gets_a_figure_with_its_verdict_below(tmp_path: Path) -> None:
+    comparison = compared(make_run("A"), make_run("B", seed=1, ttft=1.3))
+    report = CompareReport(SCHEMA, "0", comparison, None)
+    wide, narrow = (write_text(report, width).splitlines() for width in (160, 80))
+    assert max(len(line) for line in narrow if line.startswith("  ")) <= 80
+    rows = [re.split(r"\s{2,}", line.strip()) for line in wide if line.startswith(("a ", "b "))]
+    expected = []
+    for model, *values, verdict in rows:
+        expected += [[model]] * ([model] not in expected) + [values, [verdict]]
+    begin = narrow.index("a")
+    found = [re.split(r"\s{2,}", line.strip()) for line in narrow[begin : begin + len(expected)]]
+    assert found == expected
+
+
+def test_the_result_goes_to_a_file(
+    logs: Callable[..., str], answer: Callable[..., Answer], tmp_path: Path
+) -> None:
+    runs = logs("A"), logs("B", seed=1)
+    out = tmp_path / "result"
+    for form in ("text", "md", "json"):
+        assert answer(*runs, "-f", form, "-o", str(out)) == (0, "", "")
+        _, output, _ = answer(*runs, "-f", form)
+        assert out.read_text(encoding="utf-8") == output
+    assert answer(*runs, "--format", "markdown")[1] == answer(*runs, "-f", "md")[1]
 
 
 def test_json_holds_every_figure(logs: Callable[..., str], answer: Callable[..., Answer]) -> None:
@@ -141,7 +201,7 @@ def test_groups(logs: Callable[..., str], answer: Callable[..., Answer]) -> None
         (["--group", "x=A,"], "--group x=A,: write NAME=RUN,RUN"),
         (["nowhere", "neither"], "nowhere: holds no run.jsonl"),
         (["a", "b", "--fail-on", "speed>1%"], "'speed' is no figure"),
-        (["a", "b", "--format", "html"], "invalid choice: 'html'"),
+        (["a", "b", "--format", "html"], "--format html: use one of text, md, json"),
     ],
 )
 def test_wrong_words_are_named(words: list[str], said: str, answer: Callable[..., Answer]) -> None:

@@ -215,9 +215,19 @@ def test_a_drift_is_told() -> None:
 def test_what_was_not_measured_is_not_compared() -> None:
     comparison = compared(make_run("A", strategy=Strategy.RESIDENT), make_run("B"))
     load, switch = (figure(comparison, key) for key in ("load", "switch"))
-    assert load.reason == "measured 1 and 24 times: it takes 12 on each side"
+    assert load.reason == "measured 1 and 24 times: it takes 12 on each side: run more iterations"
     assert switch.word is Word.NOT_COMPARABLE
     assert figure(comparison, "retained").word is Word.NOT_COMPARABLE
+
+
+def test_few_turns_are_told_with_the_remedy() -> None:
+    first, second = (
+        make_run(f"in/{name}", iterations=14, rounds=2, variant=name, begins=(turn, turn + 2.0))
+        for turn, name in enumerate("AB")
+    )
+    pair = compared(first, second).pairs[0]
+    assert pair.evidence is Evidence.SINGLE
+    assert "2 rounds of the turns can be paired, and it takes 3; run more iterations" in pair.trust
 
 
 def test_models_that_only_one_side_has_are_left_out() -> None:

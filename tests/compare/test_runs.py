@@ -120,6 +120,26 @@ def test_a_directory_of_runs_that_took_turns_stands_for_all(tmp_path: Path) -> N
     assert not took_turns(sides[0].runs[0], make_run("elsewhere/second", rounds=3, variant="second"))
 
 
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_what_one_command_varied_is_no_difference(rounds: int, tmp_path: Path) -> None:
+    """Of few iterations too, which are one round."""
+    varied: dict[str, dict[str, Any]] = {
+        "context": {"context": 64},
+        "type": {"models": (Model("a", "/a-q8_0", 2000), Model("b", "/b"))},
+        "threads": {"threads": 2},
+    }
+    models = (Model("a", "/a", 1000), Model("b", "/b"))
+    for name, changes in varied.items():
+        base = {"iterations": 6, "rounds": rounds, "models": models}
+        write(make_run(**base, variant="first", turn=0), tmp_path / name / "first")
+        write(make_run(**base | changes, variant="second", turn=1), tmp_path / name / "second")
+        first, second = read_sides([tmp_path / name], {})
+        assert what_differs(first, second) == []
+        assert took_turns(first.runs[0], second.runs[0]) is (rounds > 1)
+        alone = write(make_run(**base | changes), tmp_path / f"{name} alone")
+        assert what_differs(first, read_sides([alone, alone], {})[0]) != []
+
+
 @pytest.mark.parametrize(
     ("paths", "groups", "message"),
     [

@@ -173,6 +173,7 @@ def test_what_a_kernel_tells_is_read(tmp_path: Path) -> None:
     )
     (process / "status").write_text(status)
     (process / "stat").write_text(stat_line("x", 100, 7))
+    (process / "io").write_text("rchar: 99\nread_bytes: 4096\nwrite_bytes: 0\n")
     (process / "maps").write_text("one\ntwo\n")
     (process / "cgroup").write_text("0::/worker\n")
     (own / "mountinfo").write_text(f"1 2 0:3 / {mount} rw - cgroup2 none rw\n")
@@ -180,14 +181,17 @@ def test_what_a_kernel_tells_is_read(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal:       9 kB\nMemAvailable:       5 kB\n")
     probe = MemoryProbe(7, proc=tmp_path)
     (process / "stat").write_text(stat_line("x", 130, 9))
+    (process / "io").write_text("rchar: 99\nread_bytes: 12288\nwrite_bytes: 0\n")
     memory = probe.read()
-    assert (memory.minor_faults, memory.major_faults) == (30, 2)
+    assert (memory.minor_faults, memory.major_faults, memory.read_bytes) == (30, 2, 8192)
     assert (memory.shared_bytes, memory.swap_bytes) == (20 * 1024, 8 * 1024)
     assert (memory.mappings, memory.descriptors, memory.available_bytes) == (2, 0, 5 * 1024)
     assert memory.cgroup is not None and memory.cgroup.current_bytes == 4096
     assert (process / "clear_refs").read_text() == "5"
     assert memory.peak_since == "reading"
-    assert probe.read().minor_faults == 0
+    (process / "io").unlink()
+    last = probe.read()
+    assert (last.minor_faults, last.read_bytes) == (0, None)
 
 
 def stat_line(name: str, minor: int, major: int) -> str:

@@ -20,7 +20,7 @@ from asrswitch.summary import Spread, Summary
 from helpers.records import MIB, run_of
 
 MOST_BYTES = 2_000_000
-NOT_SHOWN = ("answer_ms", "overhead_ms", "kept_bytes", "retained_anonymous_bytes")  # on a page of one run
+NOT_SHOWN = ("answer_ms", "overhead_ms", "kept_bytes", "retained_anonymous_bytes", "reclaimed_anonymous")
 
 
 class Page(html.parser.HTMLParser):

@@ -59,12 +59,59 @@ def test_a_file_is_a_line_on_stdout_and_the_model_a_note_on_stderr() -> None:
 def test_several_files_have_headings_and_a_bad_one_does_not_stop_the_others(tmp_path: Path) -> None:
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"no audio")
-    done = transcribe("-m", "digits-large", str(bad), EN, "/nowhere/a.wav", ZH)
+    worse = tmp_path / "worse.wav"
+    worse.write_bytes(b"RIFF\x04\x00\x00\x00WAVE")
+    done = transcribe("-m", "digits-large", str(bad), EN, str(worse), ZH)
     assert done.returncode == 1
     assert done.stdout == f"==> {EN} <==\n{EN_TEXT}\n\n==> {ZH} <==\n{ZH_TEXT}\n"
     lines = done.stderr.splitlines()
     assert len(lines) == 2
-    assert str(bad) in lines[0] and "/nowhere/a.wav" in lines[1]
+    assert str(bad) in lines[0] and str(worse) in lines[1]
+
+
+def test_a_file_that_is_not_there_is_told_before_anything_is_done(tmp_path: Path) -> None:
+    """A name that was mistyped is not to wait for the hour of audio before it."""
+    out = tmp_path / "out.txt"
+    done = transcribe("-m", "digits-large", EN, "/nowhere/a.wav", "-o", str(out))
+    assert (done.returncode, done.stdout) == (2, "")
+    says = "/nowhere/a.wav: there is no such file; check the path given to transcribe"
+    assert done.stderr == f"asrswitch: {says}\n"
+    assert not out.exists()
+
+
+def test_a_pipe_of_the_shell_is_a_file() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, Path(EN).read_bytes()[:4])
+    os.close(writing)
+    done = transcribe("-m", "digits-large", f"/proc/self/fd/{reading}")
+    os.close(reading)
+    assert done.returncode == 1  # for what came through it
+    assert "no such file" not in done.stderr
+
+
+def test_the_note_on_the_model_is_no_prelude_to_an_error(tmp_path: Path) -> None:
+    gone = "/nowhere/a"
+    for words in ((EN, "-t", "0"), (EN, "-o", gone), (gone,), (EN, "-l", gone)):
+        done = transcribe(*words)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert "digits only" not in done.stderr
+
+
+def test_a_language_of_the_environment_is_named(tmp_path: Path) -> None:
+    said = transcribe(EN, ASR_LANGUAGE="klingon").stderr
+    assert said.startswith("asrswitch: ASR_LANGUAGE=klingon: unknown; ")
+    said = transcribe(EN, "--language", "x").stderr
+    assert said.startswith("asrswitch: --language x: unknown; ")
+
+
+def test_an_output_in_which_nothing_came_is_not_left(tmp_path: Path) -> None:
+    bad, out = tmp_path / "bad.wav", tmp_path / "out.txt"
+    bad.write_bytes(b"no audio")
+    assert transcribe(str(bad), "-m", "digits-small", "-o", str(out)).returncode == 1
+    assert not out.exists()
+    out.touch()
+    assert transcribe(str(bad), "-m", "digits-small", "--output", str(out)).returncode == 1
+    assert out.exists()
 
 
 def test_stdin() -> None:
@@ -79,8 +126,8 @@ def test_json_is_a_line_a_file(tmp_path: Path) -> None:
     long = tmp_path / "long.flac"
     soundfile.write(long, spoken("phone-en", "phone-zh", pause_s=0.2), SAMPLE_RATE)
     words = ["-m", "digits=" + str(ROOT / "asrswitch" / "models" / "digits-large.bin"), "--max-chunk", "5"]
-    done = transcribe(*words, "--json", EN, "/nowhere/a.wav", str(long), "-t", "2")
-    assert done.returncode == 1
+    done = transcribe(*words, "--json", EN, str(long), "-t", "2")
+    assert done.returncode == 0
     first, second = (json.loads(line) for line in done.stdout.splitlines())
     assert (first["file"], first["text"], first["language"]) == (EN, EN_TEXT, "English")
     assert (second["text"], second["language"]) == (EN_TEXT + ZH_TEXT, "English,Chinese")
@@ -94,8 +141,9 @@ def test_json_is_a_line_a_file(tmp_path: Path) -> None:
 
 
 def test_output_goes_to_a_file_and_what_was_done_stays(tmp_path: Path) -> None:
-    out = tmp_path / "texts.txt"
-    done = transcribe("-m", "digits-large", EN, "/nowhere/a.wav", "-o", str(out))
+    out, bad = tmp_path / "texts.txt", tmp_path / "bad.wav"
+    bad.write_bytes(b"no audio")
+    done = transcribe("-m", "digits-large", EN, str(bad), "-o", str(out))
     assert (done.returncode, done.stdout) == (1, "")
     assert out.read_text(encoding="utf-8") == f"==> {EN} <==\n{EN_TEXT}\n"
 
@@ -178,7 +226,7 @@ def test_help_fits_a_screen_and_shows_examples() -> None:
     done = transcribe("--help", COLUMNS="120")
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) <= 40
-    assert "python -m asrswitch transcribe -m 0.6b.bin talk.mp3" in done.stdout
+    assert "asrswitch transcribe -m 0.6b.bin talk.mp3" in done.stdout
 
 
 @pytest.mark.parametrize("words", [(EN,), (EN, ZH), ("--json", EN)])
@@ -231,7 +279,7 @@ def test_a_terminal_sees_the_text_as_it_comes_and_ctrl_c_ends_it(tmp_path: Path,
     except OSError:  # the other end is closed
         os.close(controller)
     _, errors = process.communicate(timeout=20)
-    assert (process.returncode, errors) == (130, b"")
+    assert (process.returncode, errors) == (130, b"asrswitch: stopped by SIGINT\n")
     assert seen.endswith(b"\r\n")
 
 

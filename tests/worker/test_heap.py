@@ -111,7 +111,8 @@ def test_a_copy_leaves_no_faults_for_the_next_phase(worker: Worker, script: Call
         faults[copied].append(minor)
         worker.ask({"command": "unload"})
     pages = RETAINED // os.sysconf("SC_PAGE_SIZE")
-    assert faults[False][0] >= pages  # the first load of all
+    # The first load of all; the little that the heap had free from the interpreter's start is there already.
+    assert faults[False][0] >= pages * 9 // 10
     assert max(faults[True][1:]) - max(faults[False][1:]) < pages // 40, faults
 
 

@@ -2,46 +2,78 @@
 
 from __future__ import annotations
 
-import codecs
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asrswitch import native
 from asrswitch.native import ffi
-from asrswitch.worker.protocol import CeilingMeasured, CeilingOptions, LoadOptions, MemoryNeeds
+from asrswitch.worker.backends import Backend, BackendError, Transcription
+from asrswitch.worker.backends.pieces import whole_characters
+from asrswitch.worker.protocol import (
+    CeilingMeasured,
+    CeilingOptions,
+    LoadOptions,
+    MemoryNeeds,
+)
 
 
-class BackendError(Exception):
-    """The library said that a call failed; the message is its own where it gave one."""
+class Models(Backend):
+    """The models of one library by their labels; it has some methods more."""
 
+    def __init__(self, configuration: Mapping[str, Any]) -> None:
+        """Open ``configuration["library"]``. Raises ``BackendError`` where it is no such library."""
+        library = configuration["library"]
+        try:
+            self._library = native.open_library(library)
+        except OSError as error:
+            raise BackendError(
+                f"{library}: not a library with chatllm.cpp's C interface ({error}); "
+                "name another by --library, or build ours by `pip install .`"
+            ) from None
+        self.capabilities = {
+            "streams": True,
+            "loads": True,
+            "restarts": True,
+            "forces_language": True,
+            "runs_processes": False,
+        }
+        self._models: dict[str, ChatllmModel] = {}
 
-class Transcription:
-    """What one call of ``ChatllmBackend.transcribe`` gave: times, pieces of text, statistics lines."""
+    def load(self, label: str, options: LoadOptions) -> tuple[int, int]:
+        return self._of(label).load(options)
 
-    def __init__(
-        self, submitted_ns: int, returned_ns: int, pieces: list[tuple[int, str]], statistics: list[str]
-    ):
-        self.submitted_ns = submitted_ns
-        self.returned_ns = returned_ns
-        self.pieces = pieces
-        self.statistics = statistics
+    def infer(self, label: str, audio: str) -> Transcription:
+        return self._of(label).transcribe(audio)
 
+    def restart(self, label: str) -> tuple[int, int]:
+        return self._of(label).restart()
 
-class Models:
-    """The models of one library by their labels. Raises ``OSError`` where it is no such library."""
+    def unload(self, label: str) -> tuple[int, int]:
+        return self._of(label).unload()
 
-    def __init__(self, library: str) -> None:
-        self._library = native.open_library(library)
-        self._backends: dict[str, ChatllmBackend] = {}
+    def processes(self) -> Sequence[int]:
+        return ()
 
-    def of(self, label: str) -> ChatllmBackend:
+    def resident(self) -> Sequence[str]:
+        return [label for label, model in self._models.items() if model.is_loaded]
+
+    def memory_needs(self, label: str, options: LoadOptions, clip_s: float) -> MemoryNeeds:
+        """As ``ChatllmModel.memory_needs``."""
+        return self._of(label).memory_needs(options, clip_s)
+
+    def measure_ceiling(self, label: str, options: CeilingOptions) -> CeilingMeasured:
+        """As ``ChatllmModel.measure_ceiling``."""
+        return self._of(label).measure_ceiling(options)
+
+    def _of(self, label: str) -> ChatllmModel:
         """The model of that label, loaded or not; kept, so that cycles are alike in what Python holds."""
-        if label not in self._backends:
-            self._backends[label] = ChatllmBackend(self._library)
-        return self._backends[label]
+        if label not in self._models:
+            self._models[label] = ChatllmModel(self._library)
+        return self._models[label]
 
 
-class ChatllmBackend:
+class ChatllmModel:
     """At most one loaded model. Every method raises ``BackendError`` where the library reports a failure."""
 
     def __init__(self, library: Any) -> None:
@@ -50,6 +82,10 @@ class ChatllmBackend:
         self._callbacks: tuple[Any, ...] = ()
         self._received: list[tuple[int, int, bytes]] = []
         self._lost = False  # what the library wrote, since the last transcription began
+
+    @property
+    def is_loaded(self) -> bool:
+        return bool(self._object != ffi.NULL)
 
     def load(self, options: LoadOptions) -> tuple[int, int]:
         """Create and start an object; times of the call of create and of the moment it can take input."""
@@ -96,7 +132,7 @@ class ChatllmBackend:
             raise self._failure("chatllm_user_input", status)
         if self._lost:
             raise BackendError("out of memory: there was none to receive the text in")
-        pieces = _whole_characters(
+        pieces = whole_characters(
             [(at, text) for at, kind, text in self._received if kind == native.PRINT_TEXT]
         )
         errors = native.said(self._messages(), native.PRINT_ERROR)
@@ -198,10 +234,3 @@ def command_line(options: LoadOptions) -> list[str]:
     if options.get("lock"):
         words.append("--lock")
     return words
-
-
-def _whole_characters(chunks: list[tuple[int, bytes]]) -> list[tuple[int, str]]:
-    """Decode chunks that may split a character: it belongs to the chunk that completes it."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    last = len(chunks) - 1
-    return [(at, decoder.decode(chunk, final=index == last)) for index, (at, chunk) in enumerate(chunks)]

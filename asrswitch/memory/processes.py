@@ -1,0 +1,89 @@
+"""Memory of several processes together: a worker, those that its backend names, and all below them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from asrswitch.memory.probe import Memory, MemoryProbe, ProcessGoneError
+from asrswitch.memory.sampler import sample
+from asrswitch.native.processes import began_at, descendants
+
+_PROC = Path("/proc")
+
+
+class ProcessesProbe:
+    """Reads a process and all below it and below others, as one.
+
+    Sums of resident memory count a page that two processes share twice; PSS counts it once. The peak is the
+    sum of the processes' own peaks, which need not have been at one time. Page faults and what was read from
+    disks are those of processes that are still there, and begin with the first reading that sees them;
+    what a child read from disks is its parent's once that has waited for it (the kernel adds it up).
+    """
+
+    def __init__(self, pid: int, proc: Path = _PROC) -> None:
+        self._pid = pid
+        self._proc = proc
+        self._first = MemoryProbe(pid, proc)
+        self._others: dict[tuple[int, int], MemoryProbe] = {}  # by number and start
+        self.roots: tuple[int, ...] = ()  # besides the process itself, and below none of these
+
+    def pids(self) -> list[int]:
+        """The process, and at this moment all others."""
+        below = descendants([self._pid, *self.roots], self._proc)
+        return list(dict.fromkeys([self._pid, *self.roots, *below]))
+
+    def others(self) -> list[int]:
+        """Likewise, without the process itself."""
+        return self.pids()[1:]
+
+    def read(self) -> Memory:
+        """Take a reading and begin a new peak.
+
+        Raises:
+            ProcessGoneError: the first process is gone. Another that ends meanwhile is left out.
+        """
+        memory = self._first.read()
+        found: dict[tuple[int, int], MemoryProbe] = {}
+        readings = [memory]
+        for pid in self.others():
+            began = began_at(pid, self._proc)
+            if began is None:
+                continue
+            key = pid, began
+            found[key] = self._others.get(key) or MemoryProbe(pid, self._proc)
+            try:
+                readings.append(found[key].read())
+            except ProcessGoneError:
+                del found[key]
+        self._others = found
+        return _together(readings) if len(readings) > 1 else memory
+
+    def resident_bytes(self) -> int:
+        """RSS of all, at little cost, and without a new peak.
+
+        Raises:
+            ProcessGoneError: the first process is gone.
+        """
+        total = self._first.resident_bytes()
+        return total + sum(sum(sample(pid, self._proc)) for pid in self.others())
+
+
+def _together(readings: Sequence[Memory]) -> Memory:
+    """The first reading, with the others' sizes added."""
+    first = readings[0]
+    sums = {
+        name: _sum(getattr(reading, name) for reading in readings)
+        for name in Memory.__struct_fields__
+        if name not in ("peak_since", "source", "available_bytes", "cgroup")
+    }
+    since = "start" if any(reading.peak_since == "start" for reading in readings) else "reading"
+    source = "status" if any(reading.source == "status" for reading in readings) else "smaps_rollup"
+    return msgspec.structs.replace(first, **sums, peak_since=since, source=source)
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = [*values]
+    return None if None in known else sum(value for value in known if value is not None)
