@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
@@ -96,7 +95,6 @@ _Reply = TypeVar("_Reply", Done, State, Transcribed, Trimmed)
 _MIB = 1024 * 1024
 # Code and tables of the library that the first calls map: they stay, and are no model's.
 SLATE_TOLERANCE = 4 * 1024 * 1024  # bytes
-_TOO_LONG = re.compile(r"(?:data chunk at offset \d+: )?((?:holds|its) [^:]*: .*)raise the context length$")
 _ATTEMPTS = 2
 _BEGIN_BESIDE = "end it, or give --allow-concurrent and expect worse figures"
 _GO_ON_BESIDE = (
@@ -397,9 +395,7 @@ class Runner:
             try:
                 self._transcribe(worker, place, clip, prepared, reference)
             except WorkerError as error:  # the model is still loaded, and can be unloaded
-                # Not our copy's name, nor an offset in it, and the option in place of what it sets.
-                message = str(error).replace(prepared.path, printable(clip.path))
-                message = _TOO_LONG.sub(r"\1raise --context", message)
+                message = str(error).replace(prepared.path, printable(clip.path))  # not our copy's name
                 if self._ran_out(error):  # a fresh worker may have more
                     raise WorkerError(message, error.malloc) from None
                 self._record(Failure(**place, phase="transcribe", kind="error", message=message))

@@ -184,7 +184,7 @@ void Session::run(const std::vector<Piece> &pieces, const std::function<void(con
         if (statistics_.n_prompt_tokens >= max_length_) {
             throw Error("input: its " + std::to_string(statistics_.n_prompt_tokens) +
                         " tokens leave no room in a context of " + std::to_string(max_length_) +
-                        ": use a shorter clip or raise the context length");
+                        ": use a shorter clip or raise the context (-c)");
         }
 
         const int n_bands = log_mel_.n_bands();

@@ -328,6 +328,7 @@ def test_a_clip_too_long_for_the_context(
     assert done.returncode == 1, done.stderr
     assert f"failed: x, transcribe: {path}: " in done.stdout
     (line,) = without_progress(done.stderr).splitlines()
+    assert str(path) in line
     assert line.endswith(
-        f"{path}: holds 30 s, more than the 5 s that fit into the context: cut the clip or raise --context"
+        "more than the 5 s that fit into the context: cut the clip or raise the context (-c)"
     )

@@ -114,7 +114,7 @@ Clip Clip::parse_wav(std::span<const std::byte> bytes, std::string_view name, st
         reader.fail("data chunk",
                     "holds " + std::to_string(n_frames / sample_rate) + " s, more than the " +
                         std::to_string(max_samples / sample_rate) +
-                        " s that fit into the context: cut the clip or raise the context length");
+                        " s that fit into the context: cut the clip or raise the context (-c)");
     }
 
     Clip clip;
