@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import signal
 import subprocess
@@ -15,9 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrswitch.cli import main
 from helpers.instruction_sets import NEEDS, lacking
-from support import ROOT, without_progress
+from support import ROOT, run_here, without_progress
 
 
 def pytest_configure() -> None:
@@ -104,15 +101,8 @@ def run(
         *models: str, iterations: int = 2, options: tuple[str, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
         words = command(*models, iterations=iterations, options=options)
-        output, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
         monkeypatch.chdir(ROOT)
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            code = main(words[3:])  # after `python -m asrswitch`
-        texts = []
-        for stream in (output, errors):
-            stream.seek(0)
-            texts.append(stream.read())
-        texts[1] = without_progress(texts[1])
-        return subprocess.CompletedProcess(words, code, *texts)
+        done = run_here(*words[3:])  # after `python -m asrswitch`
+        return subprocess.CompletedProcess(words, done.returncode, done.stdout, without_progress(done.stderr))
 
     return start

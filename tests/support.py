@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import re
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
+
+from asrswitch.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,3 +35,16 @@ def alive(pid: int) -> bool:
 def without_progress(errors: str) -> str:
     """What a run wrote on standard error beside its lines of progress, ``[1/4] ...``."""
     return "".join(line for line in errors.splitlines(True) if not re.match(r"\[\d+/[\d?]+\] ", line))
+
+
+def run_here(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """``asrswitch WORDS`` in this process, which has imported all of it."""
+    written = io.BytesIO(), io.BytesIO()
+    output, errors = (io.TextIOWrapper(file, encoding="utf-8", write_through=True) for file in written)
+    with (
+        mock.patch.dict(os.environ, environ),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        code = main(words)
+    return subprocess.CompletedProcess(words, code, *(file.getvalue().decode() for file in written))

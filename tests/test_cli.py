@@ -18,21 +18,9 @@ import pytest
 from asrswitch.cli import VERBS, main
 from asrswitch.commands.run import make_parser
 from helpers.records import cycle, run_of
-from support import ROOT, wait_for, without_progress
+from support import ROOT, run_here, wait_for, without_progress
 
 Completed = subprocess.CompletedProcess[str]
-
-
-def asrswitch(*words: str, **environ: str) -> Completed:
-    return subprocess.run(
-        [sys.executable, "-m", "asrswitch", *words],
-        cwd=ROOT,
-        env=os.environ | environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def write_log(directory: Path) -> Path:
@@ -44,7 +32,7 @@ def write_log(directory: Path) -> Path:
 
 
 def test_help_fits_a_screen_and_shows_examples() -> None:
-    done = asrswitch("--help", COLUMNS="120")
+    done = run_here("--help", COLUMNS="120")
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) <= 40
     lines = [line.strip() for line in done.stdout.splitlines()]
@@ -53,10 +41,10 @@ def test_help_fits_a_screen_and_shows_examples() -> None:
 
 
 def test_help_names_every_option_there_is() -> None:
-    done = asrswitch("--help")
+    done = run_here("--help")
     for option in make_parser()._option_string_actions:
         assert re.search(rf"(?<![-\w]){option}(?![-\w])", done.stdout), option
-    assert asrswitch("run", "--help").stdout == done.stdout
+    assert run_here("run", "--help").stdout == done.stdout
 
 
 @pytest.mark.parametrize(
@@ -86,7 +74,7 @@ def test_help_names_every_option_there_is() -> None:
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(words: tuple[str, ...], says: str) -> None:
-    done = asrswitch(*words)
+    done = run_here(*words)
     assert done.returncode == 2
     assert done.stdout == ""
     assert says in done.stderr
@@ -94,7 +82,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(words: tuple[str, ...], says: s
 
 
 def test_a_report_of_nothing_is_one_line(tmp_path: Path) -> None:
-    done = asrswitch("report", str(tmp_path))
+    done = run_here("report", str(tmp_path))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert str(tmp_path) in done.stderr
 
@@ -118,7 +106,7 @@ def test_a_library_that_cannot_be_used_is_one_line(
         library.write_bytes(content)
     out = str(tmp_path / "out")
     words = ("--iters", "1", "--model", script("a"), "--audio", str(clip), "--out", out)
-    done = asrswitch(*words, "--library", str(library))
+    done = run_here(*words, "--library", str(library))
     assert done.returncode == (2 if content is None else 1)
     assert len(done.stderr.splitlines()) == 1
     assert str(library) in done.stderr
@@ -137,14 +125,14 @@ def test_a_bad_clip_is_one_line(
 
 
 def test_an_argument_that_is_no_text_is_one_line() -> None:
-    done = asrswitch("--iters", "1", "--audio", os.fsdecode(b"/tmp/\xff.wav"))
+    done = run_here("--iters", "1", "--audio", os.fsdecode(b"/tmp/\xff.wav"))
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "not UTF-8" in done.stderr
 
 
 def test_control_characters_in_an_argument_are_escaped(tmp_path: Path) -> None:
-    done = asrswitch("--iters", "1", "--audio", "/nowhere/a\n\x1b[31m.wav")
+    done = run_here("--iters", "1", "--audio", "/nowhere/a\n\x1b[31m.wav")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "/nowhere/a\\n\\x1b[31m.wav" in done.stderr
@@ -165,7 +153,7 @@ runpy.run_module("asrswitch", run_name="__main__")
 
 
 def test_a_conversion_that_cannot_begin_is_one_line(tmp_path: Path) -> None:
-    done = asrswitch("models", "convert", str(tmp_path / "nowhere"), str(tmp_path / "out.bin"))
+    done = run_here("models", "convert", str(tmp_path / "nowhere"), str(tmp_path / "out.bin"))
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
 
 
@@ -264,7 +252,7 @@ def test_a_run_whose_output_goes_away_goes_on_to_its_end(
     assert done.returncode == 1
     (error,) = without_progress(done.stderr).splitlines()
     assert says in error
-    assert "3 of 3 iterations, complete" in asrswitch("report", str(tmp_path / "out")).stdout
+    assert "3 of 3 iterations, complete" in run_here("report", str(tmp_path / "out")).stdout
 
 
 @pytest.mark.parametrize(
@@ -321,7 +309,7 @@ LONG = "x" * 300
     ids=lambda words: " ".join(words).replace(LONG, "LONG"),
 )
 def test_a_name_too_long_for_a_file_is_one_line(words: tuple[str, ...]) -> None:
-    done = asrswitch(*words)
+    done = run_here(*words)
     assert done.returncode in (1, 2)
     assert (done.stdout, len(done.stderr.splitlines())) == ("", 1)
     assert done.stderr.startswith("asrswitch: ") and LONG in done.stderr
@@ -338,7 +326,7 @@ def test_square_brackets_in_a_label_are_no_markup(
 
 
 def test_a_model_is_made_silently_where_standard_error_is_no_terminal(tmp_path: Path) -> None:
-    done = asrswitch("models", "synth", "--preset", "tiny", str(tmp_path / "out.bin"))
+    done = run_here("models", "synth", "--preset", "tiny", str(tmp_path / "out.bin"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

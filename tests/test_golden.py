@@ -36,7 +36,11 @@ QUANTISED_LOGITS_CEILING = 5e-3
 QUICK_LOGITS_CEILING = 3e-2
 QUICK_INSTRUCTION_SETS = {"avxvnni", "avx512", "neon"}
 
-CASES = [("own", clip) for clip in CLIPS] + [("independent", clip) for clip in INDEPENDENT_CLIPS]
+CASES = [
+    pytest.param(name, clip, marks=[pytest.mark.slow] if "30s" in clip else [])
+    for name, clips in (("own", CLIPS), ("independent", INDEPENDENT_CLIPS))
+    for clip in clips
+]
 # Fewer, for all instruction sets with all numbers of threads: a broken chunk, two windows, the other set.
 THREAD_CASES = [("own", "speech_2.975s"), ("own", "speech_11s"), ("independent", "jfk_3s")]
 LANGUAGES = {"auto": "auto", "en": "English"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import signal
@@ -11,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ from asrswitch.audio import SAMPLE_RATE
 from asrswitch.cli import main
 from asrswitch.convert.quantise import TensorType
 from asrswitch.convert.synth import synthesise
-from support import ROOT
+from support import ROOT, run_here
 from transcription.speech import SAMPLES, spoken
 
 COMMAND = [sys.executable, "-m", "asrswitch", "transcribe"]
@@ -31,16 +29,7 @@ Completed = subprocess.CompletedProcess[str]
 
 
 def transcribe(*words: str, **environ: str) -> Completed:
-    """Run it in this process, which has imported all of it."""
-    output, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
-    with (
-        mock.patch.dict(os.environ, environ),
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(errors),
-    ):
-        code = main(["transcribe", *words])
-    texts = [stream.buffer.getvalue().decode() for stream in (output, errors) if not stream.flush()]
-    return Completed(words, code, *texts)
+    return run_here("transcribe", *words, **environ)
 
 
 def piped(content: bytes, *words: str) -> Completed:
