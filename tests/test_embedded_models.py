@@ -102,6 +102,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Path]]:
     return clips
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_fresh_digits(name: str, spoken: list[tuple[str, Path]]) -> None:
     errors, length = 0.0, 0

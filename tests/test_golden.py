@@ -245,6 +245,7 @@ def test_quantised_files_of_chatllm_cpp(golden: GoldenSet, clip: str, type: str,
     assert relative_error(result.logits, exact.logits) <= logits_ceiling(result, type)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("golden", "clip"), THREAD_CASES, indirect=["golden"])
 @pytest.mark.parametrize("type", TYPES)
 @pytest.mark.usefixtures("instruction_set")

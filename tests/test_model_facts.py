@@ -289,6 +289,7 @@ def test_the_command_prints_text_json_or_one_line(tiny: Path, tmp_path: Path) ->
     assert show().returncode == 2
 
 
+@pytest.mark.slow
 def test_the_command_predicts_the_memory_of_an_input(tiny: Path) -> None:
     done = show(tiny, "--threads", "1", "--context", "700")
     assert (done.returncode, done.stderr) == (0, "")
@@ -321,6 +322,7 @@ def test_the_command_predicts_the_memory_of_an_input(tiny: Path) -> None:
     assert asked("--threads", "4")["loaded_bytes"] > whole["loaded_bytes"]
 
 
+@pytest.mark.slow
 def test_without_a_prediction_the_facts_are_shown_all_the_same(
     tiny: Path, fake_library: Path, tmp_path: Path
 ) -> None:

@@ -368,6 +368,7 @@ def test_an_error_about_a_converted_clip_names_the_users_file(
     assert not any("asrswitch-" in message for message in messages)
 
 
+@pytest.mark.slow
 def test_an_ignored_hangup_stays_ignored(
     command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -430,6 +431,7 @@ def test_preload_and_lock_reach_the_library_and_the_log(
     assert spoken.raw.endswith("[--preload][--lock]")
 
 
+@pytest.mark.slow
 def test_every_report_on_a_model_of_random_weights_says_so(clip: Path, tmp_path: Path) -> None:
     model = tmp_path / "tiny.bin"
     synthesise(model, "tiny", TYPES["q4_0"], 0)
@@ -611,6 +613,7 @@ def test_a_run_that_never_began_prints_its_error_alone_and_leaves_nothing(
     assert list((tmp_path / "there").iterdir()) == []  # it is the user's own
 
 
+@pytest.mark.slow
 def test_a_second_attempt_is_told_as_one(
     command: Callable[..., list[str]], script: Callable[..., str], tmp_path: Path
 ) -> None:

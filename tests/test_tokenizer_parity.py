@@ -253,6 +253,7 @@ def test_decoded_bytes_of_any_ids(engine: Engine, reference: Reference) -> None:
         assert engine.bytes(ids).decode("utf-8", "replace") == reference.text(ids), ids
 
 
+@pytest.mark.slow
 def test_every_assigned_character(engine: Engine, reference: Reference) -> None:
     """A letter joins the letters beside it, a digit stands alone, a space leads: the ids show each class."""
     chars = [chr(code) for code in range(1, 0x110000) if is_assigned(chr(code))]

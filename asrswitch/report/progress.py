@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -133,6 +134,9 @@ class _VerdictSoFar:
         self._records = [record for record in earlier if isinstance(record, Run | Reading | Release)]
         self._turns = sum(_ends_turn(record) for record in self._records)
         self._next_look = MINIMUM_ITERATIONS * self._n_models
+        importlib.import_module(
+            "scipy.special"
+        )  # slow, and a verdict would wait for it in the middle of a run
 
     def after(self, record: Record) -> str | None:
         """The verdict in words, where this record is a reason to look again."""

@@ -86,6 +86,7 @@ def check(tmp_path: Path, iterations: int, out: str = "out") -> None:
         assert model["load_ms"] is model["unload_ms"] is model["switch_ms"] is None
 
 
+@pytest.mark.slow
 def test_a_program_around_the_library(
     script: str, run_backend: RunBackend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,7 @@ def example() -> str:
     return source
 
 
+@pytest.mark.slow
 def test_the_documented_backend_runs_20_iterations(
     install: Callable[..., None], run_backend: RunBackend, weights: list[str], tmp_path: Path
 ) -> None:

@@ -139,6 +139,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(words: tuple[str, ...], says: s
     assert says in done.stderr
 
 
+@pytest.mark.slow
 def test_what_fails_is_one_line_that_names_the_model(
     fake_library: Path, clip: Path, script: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -156,6 +156,7 @@ print(code, Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
 
 
+@pytest.mark.slow
 def test_a_model_of_true_size_is_made_in_little_memory(tmp_path: Path) -> None:
     output = tmp_path / "0.6b.bin"
     words = ("models", "synth", "--preset", "0.6b", "--type", "q4_0", str(output))

@@ -111,6 +111,7 @@ def test_a_file_that_somebody_maps_makes_the_run_invalid_and_is_told(
             assert record.reason is not None and str(pid) in record.reason
 
 
+@pytest.mark.slow
 def test_the_embedded_models_cold_and_warm_in_turns(on_disk: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = [sys.executable, "-m", "asrswitch", "--iters", "3", "--cache", "cold,warm", "--out", str(out)]

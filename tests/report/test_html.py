@@ -184,6 +184,7 @@ def test_only_the_pages_own_scripts_may_run_and_nothing_is_fetched(page_of: Page
     assert not re.search(r"@import|url\((?!data:)", source[: source.index("</style>")])
 
 
+@pytest.mark.slow
 def test_a_long_run_is_thinned(page_of: Pages) -> None:
     page, source, _ = page_of("long")
     assert "of each stretch the lowest and the highest are drawn" in page.text

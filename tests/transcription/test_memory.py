@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from support import ROOT
 from transcription.speech import SAMPLES
 
@@ -36,6 +38,7 @@ print(json.dumps(lines))
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_left_behind() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(CYCLES), str(SAMPLES / "long-zh.wav")],

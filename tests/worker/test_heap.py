@@ -203,6 +203,7 @@ print([heap.trim(on_copy=True)["failure"] for _ in range(100)].count(None), flus
 """
 
 
+@pytest.mark.slow
 def test_a_copy_made_while_threads_allocate_answers() -> None:
     done = subprocess.run(
         [sys.executable, "-c", BUSY], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
