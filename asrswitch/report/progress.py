@@ -134,9 +134,8 @@ class _VerdictSoFar:
         self._records = [record for record in earlier if isinstance(record, Run | Reading | Release)]
         self._turns = sum(_ends_turn(record) for record in self._records)
         self._next_look = MINIMUM_ITERATIONS * self._n_models
-        importlib.import_module(
-            "scipy.special"
-        )  # slow, and a verdict would wait for it in the middle of a run
+        # A verdict needs it. It is slow to import, and a run is not to wait for it in its middle.
+        importlib.import_module("scipy.special")
 
     def after(self, record: Record) -> str | None:
         """The verdict in words, where this record is a reason to look again."""
