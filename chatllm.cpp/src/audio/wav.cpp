@@ -111,10 +111,9 @@ Clip Clip::parse_wav(std::span<const std::byte> bytes, std::string_view name, st
     if (n_frames == 0) reader.fail("data chunk", "holds no sample");
 
     if (n_frames > max_samples) {
-        reader.fail("data chunk",
-                    "holds " + std::to_string(n_frames / sample_rate) + " s, more than the " +
-                        std::to_string(max_samples / sample_rate) +
-                        " s that fit into the context: cut the clip or raise the context (-c)");
+        reader.fail("data chunk", "holds " + std::to_string(n_frames / sample_rate) + " s, more than the " +
+                                      std::to_string(max_samples / sample_rate) +
+                                      " s that fit into the context: cut the clip or raise the context (-c)");
     }
 
     Clip clip;
