@@ -16,7 +16,7 @@ from asrswitch.allocators import AllocatorComparison, AllocatorFigures
 from asrswitch.errors import printable
 from asrswitch.plan import Model, Plan
 from asrswitch.records import Failure
-from asrswitch.report.units import REPORTED_FORM, TTFT_OF_PROCESSES, reported_title
+from asrswitch.report.units import REPORTED_FORM, TTFT_OF_PROCESSES, counted, reported_title
 from asrswitch.schedule import Cycle
 from asrswitch.stats.drift import Pace
 from asrswitch.stats.verdict import Word
@@ -83,7 +83,7 @@ def render_summary(summary: Summary) -> list[RenderableType]:
     if not summary.loads:
         parts.append(Text(TTFT_OF_PROCESSES))
     if summary.resumed:
-        parts.append(Text(f"resumed {_counted(summary.resumed, 'time')}"))
+        parts.append(Text(f"resumed {counted(summary.resumed, 'time')}"))
     parts += _synthetic_lines(summary.models)
     if summary.resident:
         resident = summary.resident
@@ -163,9 +163,9 @@ def _memory_lines(summary: Summary) -> list[str]:
         lines.append(f"prediction: {'; '.join(predicted)}")
     budgets = summary.budgets
     if budgets and (budgets.restarts or budgets.refused):
-        restarts = _counted(budgets.restarts, "restart")
+        restarts = counted(budgets.restarts, "restart")
         lines.append(
-            f"budget: {restarts} of the worker to make room, {_counted(budgets.refused, 'load')} refused"
+            f"budget: {restarts} of the worker to make room, {counted(budgets.refused, 'load')} refused"
         )
     group = summary.group
     if group and group.limit is not None:
@@ -330,10 +330,6 @@ def _drift_lines(models: Sequence[ModelSummary]) -> list[Text]:
         for name, drift in model.drifts.items()
         if drift.pace is Pace.DRIFTS
     ]
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _number(count: float, sign: str = "+") -> str:

@@ -76,6 +76,8 @@ class RunProgress:
 
     def observer(self, plan: Plan, earlier: Sequence[Record] = ()) -> Callable[[Record], None]:
         """What is to be shown the records of a run; ``earlier`` are those that its log held before."""
+        if self._quiet:
+            return lambda record: None
         variant = plan.variant or ""
         name = f"{variant}, " if variant else ""
         of = "" if plan.until_decided else f"/{plan.iterations}"
@@ -84,8 +86,6 @@ class RunProgress:
         verdict = _VerdictSoFar(plan, earlier)
 
         def observe(record: Record) -> None:
-            if self._quiet:
-                return
             if isinstance(record, Reading):
                 now = record.memory.rss_bytes
                 baseline[:] = baseline or [now]
