@@ -6,20 +6,23 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from asrswitch.backend_choice import is_server
 from asrswitch.conditions import Conditions
 from asrswitch.memory.budget import HIGH_PRESSURE
-from asrswitch.plan import CacheState, Plan
+from asrswitch.plan import CacheState, Order, Plan, Strategy
 from asrswitch.records import (
     Budget,
     Cache,
     CleanSlate,
     End,
+    Holder,
     Reading,
     Record,
     Resume,
     Run,
     Skip,
     Transcription,
+    WorkerStarted,
 )
 
 _MIB = 1024 * 1024
@@ -57,10 +60,13 @@ def advise(records: Sequence[Record]) -> list[Advice]:
         *_left_out(records),
         *_unclean(records),
         *_caches(records),
-        *_pressure(records),
+        *_servers(run, records, readings),
+        # Models that stay loaded as far as there is room are meant to fill it.
+        *([] if run.plan.order is Order.PACKED else _pressure(records)),
         *([] if run.plan.cache is CacheState.COLD else _disk(readings)),
         *_speeds(run.plan, spoken),
-        *_unknown(readings),
+        *_unknown(records, readings),
+        *_sandbox(run),
     ]
     return sorted(found, key=lambda advice: not advice.invalid)
 
@@ -72,17 +78,25 @@ def _texts(plan: Plan, spoken: Sequence[Transcription]) -> Iterator[Advice]:
     for record in spoken:
         texts.setdefault((record.model, record.clip), set()).add(record.raw)
     for (model, clip), those in texts.items():
-        if len(those) > 1:
+        if len(those) > 1 and plan.prompts:  # a server may compute in another order beside other work
+            yield Advice(
+                f"{model} gave {len(those)} different texts for {clip}",
+                "greedy decoding gives one: compare them in the log",
+            )
+        elif len(those) > 1:
             yield Advice(
                 f"{model} gave {len(those)} different texts for {clip}",
                 "greedy decoding gives one: compare them in the log, and doubt library and memory",
                 invalid=True,
             )
-    for model, clip in sorted({(r.model, r.clip) for r in spoken if not r.text and r.model not in synthetic}):
+    silent = {(r.model, r.clip) for r in spoken if not r.text and r.gives == "text"}
+    for model, clip in sorted(pair for pair in silent if pair[0] not in synthetic):
         yield Advice(
             f"{model} gave no text for {clip}",
-            "times of an empty transcription say nothing: try another clip, or --language",
-            invalid=True,
+            "times of an empty answer say nothing: see the server's log, or give more --max-new-tokens"
+            if plan.prompts
+            else "times of an empty transcription say nothing: try another clip, or --language",
+            invalid=not plan.prompts,
         )
 
 
@@ -152,9 +166,49 @@ def _unclean(records: Sequence[Record]) -> Iterator[Advice]:
         still = f"; the backend says itself that it still has {', '.join(resident)}" if resident else ""
         yield Advice(
             f"after {len(unclean)} of {len(slates)} unloads something of a model was left: up to "
-            f"{most / _MIB:.1f} MiB more than before the first load{mapped}{still}",
+            f"{most / _MIB:.1f} MiB more than before the first load{mapped}{_held(unclean)}{still}",
             "the verdict says whether it grows",
         )
+
+
+def _held(unclean: Sequence[CleanSlate]) -> str:
+    """Of which model it was left, and which processes hold it: of each model the most."""
+    found: dict[str, tuple[CleanSlate, Holder]] = {}
+    for record in unclean:
+        if record.holders:
+            before = found.get(record.model)
+            if before is None or record.holders[0].excess_bytes > before[1].excess_bytes:
+                found[record.model] = record, record.holders[0]
+    said = [
+        f"{holder.name} (process {holder.pid}) held {holder.excess_bytes / _MIB:,.1f} MiB after {model}"
+        for model, (_, holder) in found.items()
+    ]
+    return f"; {'; '.join(said)}" if said else ""
+
+
+def _asks_server(records: Sequence[Record]) -> bool:
+    started = [record.capabilities for record in records if isinstance(record, WorkerStarted)]
+    return any(can and is_server(can) for can in started)
+
+
+def _servers(run: Run, records: Sequence[Record], readings: Sequence[Reading]) -> Iterator[Advice]:
+    """Whether a server's memory is read at all, and whether it was empty before models were loaded."""
+    if not _asks_server(records):
+        return
+    if readings and not any(reading.processes for reading in readings):
+        yield Advice(
+            "no process of the server was found: memory is the worker's alone, and the verdict is on that",
+            "run it as root or as the server's user, on the server's machine, or say which process it is",
+            invalid=True,
+        )
+    if run.plan.strategy in (Strategy.RELOAD, Strategy.ISOLATE):
+        before = [reading for reading in readings if reading.point == "before_load"]
+        if full := [reading for reading in before if reading.resident]:
+            labels = sorted({label for reading in full for label in reading.resident or ()})
+            yield Advice(
+                f"before {len(full):,} of {len(before):,} loads the server still had {', '.join(labels)}",
+                "figures are of several models at once: see that nobody else uses it",
+            )
 
 
 def _caches(records: Sequence[Record]) -> Iterator[Advice]:
@@ -224,14 +278,22 @@ def _speeds(plan: Plan, spoken: Sequence[Transcription]) -> Iterator[Advice]:
         chunks = [record.figures.text_callbacks for record in its_own if record.text]
         # A program that prints all at its end has no chars/s at all.
         at_once = not plan.backend.is_default and max(chunks, default=0) == 1
-        if chunks and max(chunks) < _ENOUGH_CHUNKS and not at_once:
+        if chunks and max(chunks) < _ENOUGH_CHUNKS and not at_once and not plan.prompts:
             yield Advice(
                 f"{model.label} gave its text in {max(chunks)} pieces or fewer: chars/s is of little worth",
                 "use a longer clip",
             )
 
 
-def _unknown(readings: Sequence[Reading]) -> Iterator[Advice]:
+def _sandbox(run: Run) -> Iterator[Advice]:
+    if run.sandbox and not run.sandbox.files:
+        yield Advice(
+            "code in answers could read all files that you can: this kernel has no Landlock",
+            "run as a user who may read little, or choose prompts without code",
+        )
+
+
+def _unknown(records: Sequence[Record], readings: Sequence[Reading]) -> Iterator[Advice]:
     if any(reading.memory.peak_since == "start" for reading in readings):
         yield Advice(
             "peak memory is since the worker's start: the kernel did not let it be set back at each reading",
@@ -239,5 +301,5 @@ def _unknown(readings: Sequence[Reading]) -> Iterator[Advice]:
         )
     if any(reading.memory.source == "status" for reading in readings):
         yield Advice("PSS and USS are unknown: this kernel has no smaps_rollup, or hides it", "")
-    if any(reading.malloc is None for reading in readings):
+    if any(reading.malloc is None for reading in readings) and not _asks_server(records):
         yield Advice("who holds the heap is unknown: the C library has no mallinfo2", "")

@@ -9,20 +9,30 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from asrswitch.errors import UsageError, printable
-from asrswitch.toml_files import line_of, read_toml
-from asrswitch.worker.backends import DEFAULT, is_ours, names_of_others
+from asrswitch.model import Model
+from asrswitch.toml_files import keys_of, mistake, read_toml
+from asrswitch.worker.backends import DEFAULT, is_ours, names_of_others, ours
 from asrswitch.worker.backends.command import PLACEHOLDER, values_of
 from asrswitch.worker.protocol import Capabilities
 
 COMMAND = "command"
+OLLAMA = "ollama"
+OPENAI = "openai"
+SENTENCE_TRANSFORMERS = "sentence-transformers"
+TRANSFORMERS = "transformers"
+_SERVERS = (OLLAMA, OPENAI)
+_TAKES_AUDIO = (DEFAULT, COMMAND, OPENAI)
+# What is asked of those that take texts, unless --prompts says it.
+_PROMPTS = {OLLAMA: "questions", TRANSFORMERS: "questions", SENTENCE_TRANSFORMERS: "sentences"}
+_LARGE_BYTES = 40 << 30  # a server is started anew for larger models
 _PLACEHOLDERS = tuple(values_of({"model": "/m", "threads": 1, "max_new_tokens": 1}, "/a"))
 _MODEL_PLACEHOLDERS = ("model", "model_dir", "model_name")
 _OPTIONAL_PLACEHOLDERS = ("language", "language_code", "context")  # a run may give none
@@ -40,6 +50,34 @@ class BackendChoice(msgspec.Struct, frozen=True):
     def is_default(self) -> bool:
         """Whether it is a library with chatllm.cpp's interface."""
         return self.name == DEFAULT
+
+    @property
+    def is_server(self) -> bool:
+        """Whether a server holds the models, and not the worker or what it starts."""
+        return self.name in _SERVERS
+
+    @property
+    def takes_directories(self) -> bool:
+        """Whether its models are directories, or names of a hub that its cache has as such."""
+        return self.name in (SENTENCE_TRANSFORMERS, TRANSFORMERS)
+
+    @property
+    def takes(self) -> Literal["audio", "text"] | None:
+        """What it is given; None where only its worker can tell."""
+        if self.name in _PROMPTS:
+            return "text"
+        return "audio" if self.name in _TAKES_AUDIO else None
+
+    @property
+    def default_prompts(self) -> str | None:
+        """The set of prompts of a backend that takes texts."""
+        return _PROMPTS.get(self.name)
+
+    @property
+    def restart_above_bytes(self) -> int | None:
+        """Where a server that can be restarted is, unless --restart-above says it."""
+        can = self.is_server and (self.configuration.get("restart") or self.configuration.get("docker"))
+        return _LARGE_BYTES if can else None
 
     @property
     def program(self) -> str | None:
@@ -95,16 +133,58 @@ def choose_backend(word: str, environ: Mapping[str, str]) -> BackendChoice:
             raise UsageError(f"--backend {word}: no preset is called {given}; use {presets}, or name a file")
         path = preset_path(given) if is_preset else Path(given)
         return BackendChoice(name, given, _read_command(path, is_preset, environ))
-    others = [] if is_ours(name) else names_of_others()
+    if is_ours(name):
+        return BackendChoice(name, given or None, _configuration(name, given, environ))
+    others = names_of_others()
     if name not in others:
-        known = ", ".join([DEFAULT, COMMAND, *others])
+        known = ", ".join([*ours(), *others])
         raise UsageError(f"--backend {printable(word)}: no backend is called {name}; there are {known}")
     configuration = read_toml(Path(given), "--backend")[1] if given else {}
     return BackendChoice(name, given or None, configuration)
 
 
+def _configuration(name: str, given: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The checked configuration of one of our servers or libraries of models.
+
+    Raises:
+        UsageError: it is missing or wrong.
+    """
+    if name == OLLAMA:
+        from asrswitch import ollama
+
+        return ollama.read_configuration(Path(given) if given else None, environ)
+    if name == OPENAI:
+        from asrswitch import openai_configuration
+
+        return openai_configuration.read_configuration(given, environ)
+    from asrswitch import hugging_face
+
+    return hugging_face.read_configuration(Path(given) if given else None)
+
+
+def models_of_server(choice: BackendChoice, given: Sequence[str]) -> tuple[Model, ...] | None:
+    """The models of a server, by its own names; None of another backend.
+
+    Raises:
+        UsageError: it does not answer, or has no such model.
+    """
+    if choice.name == OPENAI:
+        from asrswitch import openai_configuration
+
+        return openai_configuration.models_of(given)
+    if choice.name != OLLAMA:
+        return None
+    from asrswitch import ollama
+
+    return ollama.models_of(choice.configuration, given)
+
+
 def capabilities_of(choice: BackendChoice) -> Capabilities | None:
-    """What is known of it before its worker tells; None of those that other packages bring."""
+    """What is known of it before its worker tells; None where only that can."""
+    if choice.name == OPENAI:
+        from asrswitch.worker.backends import openai
+
+        return openai.capabilities_of(choice.configuration)
     if choice.name != COMMAND:
         return None
     return {
@@ -116,12 +196,30 @@ def capabilities_of(choice: BackendChoice) -> Capabilities | None:
     }
 
 
-def check_capabilities(name: str, can: Capabilities, strategy: str, language: str | None) -> None:
+def check_capabilities(
+    name: str, can: Capabilities, strategy: str, language: str | None, gives: Literal["audio", "text"]
+) -> None:
     """Refuse what a backend cannot do.
 
+    Args:
+        name: of the backend.
+        can: what it can do.
+        strategy: of the run.
+        language: to be forced, or None.
+        gives: what the run gives it.
+
     Raises:
-        UsageError: the strategy keeps models loaded and the backend does not, or a language is to be forced.
+        UsageError: the strategy keeps models loaded and the backend does not, or is to end a server that it
+            cannot restart; a language is to be forced; it takes something else than it is given.
     """
+    if (takes := can.get("takes", "audio")) != gives:
+        option = "--prompts" if takes == "text" else "--audio"
+        raise UsageError(f"--backend {name}: it takes {takes}, and is given {gives}; give it {option}")
+    if strategy == "isolate" and is_server(can) and not can.get("renews"):
+        raise UsageError(
+            f"--strategy {strategy}: the backend {name} is not told how its server is restarted; add restart "
+            "to its configuration, or use reload"
+        )
     if strategy in ("restart", "resident") and not can["loads"]:
         raise UsageError(
             f"--strategy {strategy}: the backend {name} loads for each transcription, and keeps nothing "
@@ -133,6 +231,11 @@ def check_capabilities(name: str, can: Capabilities, strategy: str, language: st
         )
     if language is not None and not can["forces_language"]:
         raise UsageError(f"--language {language}: the backend {name} does not force a language; leave it out")
+
+
+def is_server(can: Capabilities) -> bool:
+    """Whether other processes than the worker, and what it starts for each turn, hold the models."""
+    return can["runs_processes"] and can["loads"]
 
 
 def names_a_file(word: str) -> bool:
@@ -151,15 +254,12 @@ def preset_path(name: str) -> Path:
 def _read_command(path: Path, is_preset: bool, environ: Mapping[str, str]) -> dict[str, Any]:
     """The checked configuration, with the program's path, in the form that the worker takes."""
     text, given = read_toml(path, "--backend")
-    try:
-        read = msgspec.convert(given, CommandConfiguration)
-    except msgspec.ValidationError as error:
-        raise _mistake(path, text, *_plainly(str(error))) from None
+    read = keys_of(path, text, given, CommandConfiguration)
     for key, problem in _problems(read):
-        raise _mistake(path, text, key, problem)
+        raise mistake(path, text, key, problem)
     program = _find_program(str(read.command[0]), path.absolute().parent, environ)
     if program is None:
-        raise _mistake(path, text, "command", _not_runnable(str(read.command[0]), path, is_preset))
+        raise mistake(path, text, "command", _not_runnable(str(read.command[0]), path, is_preset))
     read = msgspec.structs.replace(read, figures={**_figures(read)})
     return {**msgspec.to_builtins(read), "program": program, "directory": str(Path.cwd())}
 
@@ -238,20 +338,3 @@ def _not_runnable(word: str, path: Path, is_preset: bool) -> str:
         return f"there is no program {there}; correct its path"
     remedy = "install it" if is_preset else "install it, or write its path"
     return f"no program {word} is in the PATH; {remedy}"
-
-
-def _mistake(path: Path, text: str, key: str, problem: str) -> UsageError:
-    return UsageError(printable(f"{path}{line_of(text, key)}: {f'{key}: ' if key else ''}{problem}"))
-
-
-def _plainly(message: str) -> tuple[str, str]:
-    """Key and problem of a message of msgspec's."""
-    if unknown := re.search(r"unknown field `([^`]+)`", message):
-        keys = ", ".join(CommandConfiguration.__struct_fields__)
-        if "at `" in message:
-            keys = "pattern, scale"
-        return unknown[1], f"there is no such key; the keys are {keys}"
-    if missing := re.search(r"missing required field `([^`]+)`", message):
-        return missing[1], "it is missing; see docs/backends.md"
-    typed = re.fullmatch(r"(.*) - at `\$\.?([^`.\[]*)(.*)`", message)
-    return (typed[2], typed[1]) if typed else ("", message)

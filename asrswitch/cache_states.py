@@ -20,7 +20,7 @@ class StateFigures(msgspec.Struct, frozen=True):
 
     turns: int
     load_ms: float | None  # None where each transcription is a process, and TTFT has the load in it
-    ttft_ms: float | None  # of the first clip after the load
+    ttft_ms: float | None  # of the first input after the load; of an embedding, the time that it took
     answer_ms: float | None  # both
     read_bytes: float | None  # from disks
 
@@ -101,7 +101,7 @@ def _figures(label: str, records: Sequence[Record]) -> StateFigures | None:
 
 
 def _ttft(turn: Turn) -> float | None:
-    return turn.transcriptions[0].figures.ttft_ms if turn.transcriptions else None
+    return turn.transcriptions[0].answered_ms if turn.transcriptions else None
 
 
 def _median(values: Sequence[float | None]) -> float | None:

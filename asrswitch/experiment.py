@@ -47,6 +47,7 @@ class Experiment(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fie
     model: Annotated[_Strings, msgspec.Meta(description="[LABEL=]PATH or a name, or several of these")] = ""
     type: Annotated[_Strings, msgspec.Meta(description="of models given by name, as q4_0, or several")] = ""
     audio: Annotated[_Strings, msgspec.Meta(description="a clip, or several")] = ""
+    prompts: Annotated[str, msgspec.Meta(description="questions, sentences, or a file")] = ""
     reference: Annotated[_Strings, msgspec.Meta(description="a text or @FILE for each clip")] = ""
     language: str = ""
     threads: Annotated[_Numbers, msgspec.Meta(description="a number, or several such as 1,2")] = ""
@@ -54,10 +55,10 @@ class Experiment(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fie
     max_new_tokens: int = 0
     strategy: Annotated[_Strings, msgspec.Meta(description="reload, restart, resident, isolate, or all")] = ""
     allocator: _Strings = ""
-    backend: Annotated[str, msgspec.Meta(description="chatllm, command:FILE.toml or command:PRESET")] = ""
+    backend: Annotated[str, msgspec.Meta(description="NAME, NAME:FILE.toml or NAME:PRESET")] = ""
     library: Annotated[_Strings, msgspec.Meta(description="a library, or several to compare")] = ""
     memory_limit: Annotated[str, msgspec.Meta(description="a size such as 300M")] = ""
-    restart_above: Annotated[str, msgspec.Meta(description="a size such as 1G")] = ""
+    restart_above: Annotated[_Strings, msgspec.Meta(description="a size such as 1G, or never")] = ""
     switches_per_hour: float = 0.0
     order: str = ""
     seed: int = 0
@@ -180,9 +181,12 @@ def _from_directory(names: dict[str, Any], directory: Path) -> dict[str, Any]:
         "audio": lambda value: each(value, path),
         "reference": lambda value: each(value, reference),
         "backend": backend,
+        "prompts": lambda word: path(word) if names_a_file(word) else word,
         "library": lambda value: each(value, path),
         "out": path,
         "metadata": lambda value: [f"{key}={word}" for key, word in value.items()],
         "iters": str,
-    } | dict.fromkeys(("type", "threads", "context", "strategy", "allocator", "cache"), listed)
+    } | dict.fromkeys(
+        ("type", "threads", "context", "strategy", "allocator", "cache", "restart_above"), listed
+    )
     return {name: changes[name](value) if name in changes else value for name, value in names.items()}

@@ -39,18 +39,23 @@ class _Known(msgspec.Struct, frozen=True):
 def sha256(path: Path, environ: Mapping[str, str] | None = None) -> str:
     """The SHA-256 of a file's content, in 64 hexadecimal digits.
 
-    A large file's is taken from the user's cache directory while its size, times, inode and device are those
-    of the file that was hashed; what a cache says of another file, or says wrongly, counts for nothing. A
-    cache that cannot be written is no error.
+    A directory's is that of the names and sums of all files in it and below it. A large file's is taken from
+    the user's cache directory while its size, times, inode and device are those of the file that was hashed;
+    what a cache says of another file, or says wrongly, counts for nothing. A cache that cannot be written is
+    no error.
 
     Args:
-        path: the file.
+        path: the file, or a directory.
         environ: says where the cache directory lies; the process's own environment by default.
 
     Raises:
         OSError: it cannot be read.
     """
     path = path.absolute()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        sums = ((file.relative_to(path), sha256(file, environ)) for file in files)
+        return hashlib.sha256(b"".join(os.fsencode(f"{name}\0{sum}\n") for name, sum in sums)).hexdigest()
     state = path.stat()
     note = _note(path, os.environ if environ is None else environ)
     if note is None or state.st_size < _WORTH_REMEMBERING_BYTES:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from asrswitch.plan import Strategy
-from asrswitch.records import Reading, Record, Release, Run
+from asrswitch.records import Eviction, Reading, Record, Release, Run
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stats.series import MINIMUM_ITERATIONS
 from asrswitch.stats.verdict import Sample
@@ -43,7 +43,11 @@ def judged_readings(records: Sequence[Record]) -> Judged:
         subjects = {label: [r for r in series if r.model == label] for label in labels}
     else:
         last = len(labels) - 1
-        subjects = {" + ".join(labels): [r for r in series if r.cycle % len(labels) == last]}
+        ends = [r for r in series if r.cycle % len(labels) == last]
+        if any(isinstance(record, Eviction) for record in records):
+            # There and back other models are left in the end: only every second iteration is like the last.
+            ends = [r for r in ends if r.iteration % 2 == ends[-1].iteration % 2]
+        subjects = {" + ".join(labels): ends}
     if plan.strategy is Strategy.ISOLATE:
         return Judged(subjects, one_process=False)
     stretches = {name: _longest_stretch(those) for name, those in subjects.items()}

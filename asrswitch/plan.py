@@ -15,10 +15,21 @@ from typing import TypeVar
 import msgspec
 
 from asrswitch import machine
-from asrswitch.backend_choice import BackendChoice, capabilities_of, check_capabilities, choose_backend
+from asrswitch.backend_choice import (
+    OPENAI,
+    BackendChoice,
+    capabilities_of,
+    check_capabilities,
+    choose_backend,
+    models_of_server,
+)
 from asrswitch.catalogue import label_and_path
 from asrswitch.errors import UsageError, printable
+from asrswitch.hugging_face import find_directory
+from asrswitch.model import Model
 from asrswitch.model_file import is_synthetic
+from asrswitch.model_files import files_of
+from asrswitch.prompts.sets import Prompt, read_prompts
 from asrswitch.rules.thresholds import Thresholds
 from asrswitch.worker.backends import DEFAULT
 
@@ -33,6 +44,7 @@ MOST_THREADS = 1_024
 MOST_TOKENS = 1 << 24
 MOST_SAMPLE_HZ = 1_000.0
 _MOST_BYTES = 1 << 50  # no machine has more, and the system's limits take it
+NEVER = "never"  # is a server, or a worker, exchanged before a larger model
 # Of `--iters auto` that names no budget. A verdict on 1,000 iterations would see 16 bytes an iteration.
 DEFAULT_MOST_ITERATIONS = 1_000
 
@@ -66,6 +78,7 @@ class Order(enum.Enum):
     SMALL_FIRST = "small-first"
     GIVEN = "given"
     SHUFFLE = "shuffle"
+    PACKED = "packed"  # small first, then back again; models stay loaded as far as there is room
 
 
 class Trimming(enum.Enum):
@@ -98,15 +111,6 @@ ALLOCATORS = (*_GLIBC_SETTINGS, *_PRELOADED)
 _LIBRARY_DIRECTORIES = ("/usr/lib/*-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib*")
 
 
-class Model(msgspec.Struct, frozen=True):
-    """Weights with a label: a file, or for some backends a directory, or a name that only they know."""
-
-    label: str
-    path: str
-    bytes: int | None = None
-    synthetic: bool = False  # the file says that its weights are random: its text means nothing
-
-
 class Clip(msgspec.Struct, frozen=True):
     """An audio file with its reference text, if that is known."""
 
@@ -119,7 +123,7 @@ class Plan(msgspec.Struct, frozen=True):
     """Everything that decides what a run does. All paths are absolute."""
 
     models: tuple[Model, ...]
-    clips: tuple[Clip, ...]
+    clips: tuple[Clip, ...]  # empty where the backend takes prompts
     iterations: int
     threads: int
     context: int | None  # tokens in the KV cache; None leaves it to the model
@@ -142,7 +146,7 @@ class Plan(msgspec.Struct, frozen=True):
     most_s: float | None = None  # with until_decided, no iteration begins after so many seconds
     rounds: int = 1  # stretches that the iterations are divided into, each in a fresh worker
     memory_limit_bytes: int | None = None  # of the worker
-    restart_above_bytes: int | None = None  # a larger model is loaded by a fresh worker
+    restart_above_bytes: int | None = None  # a larger model is loaded by a fresh worker, or server
     switches_per_hour: float | None = None  # what the comparison of strategies is to assume
     variant: str | None = None  # what tells this run from those that it takes turns with
     turn: int = 0  # its place among those
@@ -153,6 +157,12 @@ class Plan(msgspec.Struct, frozen=True):
     rules: Thresholds = Thresholds()  # what recommendations compare figures with
     cache: CacheState = CacheState.AS_IS
     backend: BackendChoice = BackendChoice()
+    prompts: tuple[Prompt, ...] = ()
+
+    @property
+    def inputs(self) -> list[str]:
+        """What each model is given in a turn: the clips' paths, or the prompts' names."""
+        return [clip.path for clip in self.clips] or [prompt.name for prompt in self.prompts]
 
     @property
     def engine(self) -> str:
@@ -201,6 +211,7 @@ class Options(msgspec.Struct, frozen=True):
     rules: Thresholds = Thresholds()  # of an experiment file
     cache: str = CacheState.AS_IS.value
     backend: str = DEFAULT
+    prompts: str | None = None
 
 
 def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Plan:
@@ -230,18 +241,26 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
     if not backend.is_default:
         _check_other_backend(options, backend)
     models = _models(options.models, options.type, environ, backend)
-    language = language_from(options.language, environ)
+    clips, prompts = _inputs(options, backend)
+    # A default of the environment is of speech, not of texts.
+    language = language_from(options.language, {} if prompts else environ)
     if can := capabilities_of(backend):
         # Defaults of the environment that the program has no place for are left out.
         language = language if options.language or can["forces_language"] else None
         context = context if "context" in backend.placeholders else None
-        check_capabilities(backend.name, can, options.strategy, language)
+        check_capabilities(backend.name, can, options.strategy, language, "text" if prompts else "audio")
+    above = restart_above_from(options.restart_above)
     order = _one_of(Order, "--order", options.order)
-    if order is Order.SMALL_FIRST:
+    if order is Order.PACKED and options.strategy != Strategy.RESIDENT.value:
+        raise UsageError(
+            f"--order {order.value}: it says which models stay loaded, and that is --strategy resident, "
+            f"not {options.strategy}"
+        )
+    if order in (Order.SMALL_FIRST, Order.PACKED):
         models = tuple(sorted(models, key=lambda model: model.bytes or 0))
     return Plan(
         models=models,
-        clips=_clips(options.audio, options.references),
+        clips=clips,
         iterations=iterations,
         threads=threads,
         context=context,
@@ -260,7 +279,7 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
         until_decided=options.iterations.startswith("auto"),
         most_s=most_s,
         memory_limit_bytes=need.memory_limit_bytes,
-        restart_above_bytes=_bytes("--restart-above", options.restart_above, 0),
+        restart_above_bytes=backend.restart_above_bytes if above is None else above,
         switches_per_hour=need.switches_per_hour,
         allocator=options.allocator,
         environment=environment,
@@ -270,6 +289,7 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
         rules=options.rules,
         cache=_one_of(CacheState, "--cache", options.cache),
         backend=backend,
+        prompts=prompts,
     )
 
 
@@ -344,6 +364,15 @@ def _bytes(option: str, word: str | None, least: int) -> int | None:
     return value
 
 
+def restart_above_from(word: str | None) -> int | None:
+    """Bytes of a size; for ``never`` more than any model has.
+
+    Raises:
+        UsageError: neither.
+    """
+    return _MOST_BYTES if word == NEVER else _bytes("--restart-above", word, 0)
+
+
 def allocator_environment(name: str) -> dict[str, str] | None:
     """What makes a worker use the allocator; None where its library is not installed."""
     if name in _GLIBC_SETTINGS:
@@ -368,6 +397,11 @@ def _check_other_backend(options: Options, backend: BackendChoice) -> None:
         "--preload": options.preload,
         "--lock": options.lock,
     }
+    if backend.is_server:
+        theirs[f"--memory-limit {options.memory_limit}"] = options.memory_limit
+        theirs[f"--allocator {options.allocator}"] = options.allocator != ALLOCATORS[0]
+    if backend.name == OPENAI:
+        theirs[f"--context {options.context}"] = options.context is not None
     for option, given in theirs.items():
         if given:
             raise UsageError(f"{option}: the backend {backend.name} has no such option; leave it out")
@@ -400,19 +434,21 @@ def _models(
 
 
 def _models_of_others(given: Sequence[str], backend: BackendChoice) -> tuple[Model, ...]:
-    """Files or directories; for backends of other packages names too, which only they understand."""
+    """Files or directories; for some backends names too, which only they understand."""
+    if backend.is_server and (found := models_of_server(backend, given)) is not None:
+        return found
     if not given:
         raise UsageError(f"--model is missing: the embedded models are not of the backend {backend.name}")
     models: list[Model] = []
     for word in given:
         label, equals, named = word.partition("=")
         if not equals or Path(word).exists():
-            label, named = Path(word).name if Path(word).is_dir() else Path(word).stem, word
-        path = Path(named).absolute()
+            label, named = Path(word).stem if Path(word).is_file() else Path(word).name, word
         if not named or not label.isprintable() or not label:
             raise UsageError(f"--model {printable(word)}: write PATH or LABEL=PATH, as base=ggml-base.bin")
         if any(model.label == label for model in models):
             raise UsageError(f"--model {word}: the label {label} is used twice; give each model its own")
+        path = find_directory(named) if backend.takes_directories else Path(named).absolute()
         if not path.exists() and backend.program:
             raise UsageError(f"{named}: there is no such file or directory; check the path given to --model")
         if path.exists():
@@ -424,9 +460,7 @@ def _models_of_others(given: Sequence[str], backend: BackendChoice) -> tuple[Mod
 
 def size_of(path: Path) -> int:
     """The bytes of a file, or of all files in a directory and below it."""
-    if not path.is_dir():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in files_of(path))
 
 
 def _embedded_model(label: str) -> Model:
@@ -440,6 +474,25 @@ def _embedded_model(label: str) -> Model:
 
 def _model(label: str, file: Path) -> Model:
     return Model(label, str(file), size_of(file), is_synthetic(file))
+
+
+def _inputs(options: Options, backend: BackendChoice) -> tuple[tuple[Clip, ...], tuple[Prompt, ...]]:
+    """Clips, or prompts where the backend takes these.
+
+    Raises:
+        UsageError: what is given is not what it takes.
+    """
+    clips = [*(f"--audio {word}" for word in options.audio)]
+    clips += [f"--reference {word}" for word in options.references]
+    prompts = [] if options.prompts is None else [f"--prompts {options.prompts}"]
+    wrong = clips if backend.takes == "text" else prompts if backend.takes == "audio" else []
+    if wrong:
+        takes, give = ("texts", "--prompts") if backend.takes == "text" else ("audio", "--audio")
+        raise UsageError(f"{wrong[0]}: the backend {backend.name} takes {takes}; give {give} instead")
+    if clips and prompts:
+        raise UsageError(f"{prompts[0]} with {clips[0]}: a backend takes the one or the other; leave one out")
+    word = options.prompts or backend.default_prompts
+    return ((), read_prompts(word)) if word else (_clips(options.audio, options.references), ())
 
 
 def _clips(audio: Sequence[str], references: Sequence[str]) -> tuple[Clip, ...]:

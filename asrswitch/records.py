@@ -19,6 +19,8 @@ from asrswitch.machine import Machine
 from asrswitch.memory.probe import Memory
 from asrswitch.memory.sampler import Samples
 from asrswitch.plan import CacheState, Plan
+from asrswitch.prompts.checks import Checked
+from asrswitch.prompts.sandbox import Confinement
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stages import Stage
 from asrswitch.worker.protocol import Capabilities
@@ -30,7 +32,7 @@ SCHEMA = 2
 _READABLE = (1, 2)  # what 2 has more of has defaults
 
 Point = Literal["before_load", "after_load", "after_infer", "after_unload"]
-Phase = Literal["start", "load", "transcribe", "restart", "unload", "trim"]
+Phase = Literal["start", "renew", "load", "transcribe", "restart", "unload", "trim"]
 
 
 Until = Literal[Point, "failure", "stop"]
@@ -63,6 +65,7 @@ class Run(_Stamped, frozen=True, tag_field="record", tag="run"):
     plan: Plan
     machine: Machine
     conditions: Conditions | None = None  # logs of before these were read have none
+    sandbox: Confinement | None = None  # of what checks answers; None where nothing is run for that
     sha256: dict[str, str] = {}  # of library or program, models and clips by their paths
 
 
@@ -91,7 +94,16 @@ class Reading(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="readi
 
     point: Point
     memory: Memory
-    malloc: Malloc | None
+    malloc: Malloc | None  # of the worker
+    processes: int | None = None  # that were read besides the worker; None where there are never others
+    resident: tuple[str, ...] | None = None  # models that are loaded, by the backend's account, if it has one
+
+
+class Renewal(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="renewal"):
+    """What holds the models, a server, was started anew, with none loaded."""
+
+    reason: Literal["failure", "large", "isolate"]
+    ms: float  # until it answered
 
 
 class Trim(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="trim"):
@@ -159,11 +171,21 @@ class Load(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="load"):
     load_ms: float
 
 
-class Transcription(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="transcription"):
-    """A clip was transcribed. ``raw`` is all the engine wrote, ``text`` the transcript in it."""
+class Eviction(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="eviction"):
+    """Another model was unloaded to make room for the cycle's."""
 
-    clip: str
-    audio_s: float
+    evicted: str  # its label
+    release_ms: float
+
+
+class Transcription(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="transcription"):
+    """A clip was transcribed, or a prompt answered.
+
+    ``raw`` is all that the engine wrote, ``text`` the transcript or answer in it.
+    """
+
+    clip: str  # its path, or the prompt's name
+    audio_s: float  # 0 of a prompt
     raw: str
     language: str | None
     text: str
@@ -178,6 +200,13 @@ class Transcription(OfCycle, frozen=True, kw_only=True, tag_field="record", tag=
     peak_rss_bytes: int | None = None  # of the processes that it was, where they were no worker
     reported: dict[str, float] = {}  # what their program says of itself
     left_behind: tuple[str, ...] = ()  # names of processes that it left and that were ended
+    gives: Literal["text", "embedding"] = "text"
+    check: Checked | None = None  # of the answer, where its prompt has one
+
+    @property
+    def answered_ms(self) -> float | None:
+        """Until what was asked for began to come: the first text, or all of an embedding."""
+        return self.figures.inference_ms if self.gives == "embedding" else self.figures.ttft_ms
 
 
 class Release(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="release"):
@@ -185,6 +214,14 @@ class Release(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="relea
 
     how: ReleaseKind
     release_ms: float
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """A process that holds more than it did before the first load."""
+
+    pid: int
+    name: str
+    excess_bytes: int
 
 
 class CleanSlate(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="slate"):
@@ -198,6 +235,7 @@ class CleanSlate(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="sl
     excess_bytes: int
     settle_ms: float  # until that was seen, or memory had stopped sinking
     resident: tuple[str, ...] = ()  # labels of models that the backend still has, by its own account
+    holders: tuple[Holder, ...] = ()  # where memory is not back, and other processes hold models
 
 
 class Failure(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="failure"):
@@ -254,12 +292,14 @@ Record = (
     Run
     | WorkerStarted
     | Reading
+    | Renewal
     | Trim
     | Timeline
     | Prediction
     | Budget
     | Cache
     | Load
+    | Eviction
     | Transcription
     | Release
     | CleanSlate

@@ -14,7 +14,7 @@ from asrswitch.records import End, Failure, OfCycle, Reading, Record, Run, Skip,
 from asrswitch.schedule import Cycle
 from asrswitch.schedule import Release as ReleaseKind
 
-RETRIED = ("start", "load", "transcribe")  # the phases in which a failed cycle is tried once more
+RETRIED = ("start", "renew", "load", "transcribe")  # the phases in which a failed cycle is tried once more
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -110,8 +110,9 @@ def _is_complete(records: Sequence[Record]) -> bool:
 
 def _check_files(plan: Plan) -> None:
     """Refuse to go on with other models or clips: the figures would be of two things."""
-    # A model that is no file has no size, and is its backend's to find.
-    files = [(m.path, m.bytes) for m in plan.models if m.bytes is not None or plan.backend.is_default]
+    # A model that is no file has no size, or a server's word for it, and is its backend's to find.
+    ours = [m for m in plan.models if m.bytes is not None or plan.backend.is_default]
+    files = [(m.path, m.bytes) for m in ours if m.digest is None]
     files += [(clip.path, clip.bytes) for clip in plan.clips]
     for name, size in files:
         path = Path(name)

@@ -15,7 +15,7 @@ import msgspec
 
 from asrswitch import __version__, machine
 from asrswitch.audio import PreparedClip
-from asrswitch.backend_choice import check_capabilities
+from asrswitch.backend_choice import check_capabilities, is_server
 from asrswitch.conditions import read_conditions
 from asrswitch.errors import AsrSwitchError, LibraryError, UsageError, printable
 from asrswitch.figures import figure_out, split_output
@@ -31,7 +31,7 @@ from asrswitch.memory.budget import (
     sources,
     weigh,
 )
-from asrswitch.memory.guard import ConcurrentError, is_mapped, refuse_other_workers, settle
+from asrswitch.memory.guard import ConcurrentError, Slate, is_mapped, refuse_other_workers, settle
 from asrswitch.memory.page_cache import Residency, prepare
 from asrswitch.memory.probe import Memory, MemoryProbe, ProcessGoneError
 from asrswitch.memory.processes import ProcessesProbe
@@ -43,14 +43,22 @@ from asrswitch.memory_prediction import (
     may_predict,
     predict_each,
 )
-from asrswitch.plan import LANGUAGES, CacheState, Clip, Model, Plan, Strategy, Trimming
+from asrswitch.model import Model
+from asrswitch.native.processes import name_of
+from asrswitch.packing import Packing
+from asrswitch.plan import LANGUAGES, CacheState, Order, Plan, Strategy, Trimming
+from asrswitch.prompts.checks import Checked, judge, needs_sandbox
+from asrswitch.prompts.sandbox import SandboxError, confinement
+from asrswitch.prompts.sets import Prompt
 from asrswitch.records import (
     SCHEMA,
     Budget,
     Cache,
     CleanSlate,
     End,
+    Eviction,
     Failure,
+    Holder,
     Load,
     LogWriter,
     Malloc,
@@ -60,6 +68,7 @@ from asrswitch.records import (
     Reading,
     Record,
     Release,
+    Renewal,
     Resume,
     Run,
     SamplingCost,
@@ -101,6 +110,7 @@ _GO_ON_BESIDE = (
     "this turn is lost, and the run goes on: end that process, or stop the run and go on with it by "
     "--resume DIR --allow-concurrent"
 )
+_LEAST_HELD = 1024 * 1024  # bytes; of a process that is named for holding more than before
 _FIRST_STARTS = 2  # a worker may be killed while it starts; two in a row mean that the library does it
 
 
@@ -117,6 +127,17 @@ class _Place(TypedDict):
     worker: int
 
 
+class _Input(msgspec.Struct, frozen=True):
+    """What a model is given in its turn: a clip, or a prompt."""
+
+    name: str  # the clip's path, or the prompt's name
+    given: str  # the path of the clip as the library takes it, or the prompt's text
+    seconds: float  # of a clip
+    reference: str | None = None
+    normalised: str | None = None  # the reference
+    prompt: Prompt | None = None
+
+
 class _Worker:
     """A worker, its probe and sampler, and what is known of its state."""
 
@@ -124,15 +145,20 @@ class _Worker:
         self.process = process
         self.pid = process.hello["pid"]
         self.can = process.hello["capabilities"]
+        self.is_server = is_server(self.can)  # or talks to one that is
         # Of other processes too, where the backend runs some.
         self.others = ProcessesProbe(self.pid) if self.can["runs_processes"] else None
         self.probe: MemoryProbe | ProcessesProbe = self.others or MemoryProbe(self.pid)
         below = self.others.others if self.others else None
         self.sampler = Sampler(self.pid, sample_hz, origin_ns, others=below)
         self.malloc = process.hello["malloc"]
-        self.resident: list[str] = []  # labels of models, by the backend's account at the last reading
+        self.resident: list[str] | None = None  # labels of models, by the backend's account when last asked
         self.loaded: set[str] = set()  # labels of models
+        self.used = False  # a model was loaded, or was to be, since the beginning or the last renewal
         self.baseline: int | None = None  # resident memory before the first load
+        self.before_load = 0  # resident memory, in the turn that loaded last
+        self.peak = 0  # of resident memory, since
+        self.held: dict[tuple[int, int], int] = {}  # of each of the others, then
 
 
 class Runner:
@@ -164,8 +190,8 @@ class Runner:
         """
         self._plan = plan
         self._library = library
-        references = [None if clip.reference is None else normalise(clip.reference) for clip in plan.clips]
-        self._clips = list(zip(plan.clips, clips, references, strict=True))
+        self._inputs = _inputs(plan, clips)
+        self._judged: dict[tuple[str, str], Checked | None] = {}  # by prompt and answer
         self._log = log
         self._stop = stop
         self._observers = observers
@@ -175,6 +201,9 @@ class Runner:
         self._resumed = bool(earlier)
         started = [record.worker for record in earlier if isinstance(record, WorkerStarted)]
         self._workers = max(started, default=0)
+        self._packing: Packing | None = None  # where models stay loaded as far as there is room
+        self._packing_bytes = 0  # for all of them
+        self._renewal_due = False  # something failed, and what is left of it in a server is not known
         self._started = bool(started)  # whether any worker ever was
         self._phase: Phase = "start"
         self._kills = 0  # that the kernel had counted when the phase began
@@ -206,6 +235,7 @@ class Runner:
                 plan=self._plan,
                 machine=machine.describe(),
                 conditions=read_conditions(),
+                sandbox=confinement() if any(map(needs_sandbox, self._plan.prompts)) else None,
                 sha256=self._hashes(),
             )
         )
@@ -241,10 +271,10 @@ class Runner:
     def _hashes(self) -> dict[str, str]:
         files = [str(self._library)] if self._library else []
         files += [model.path for model in self._plan.models] + [clip.path for clip in self._plan.clips]
-        hashes = {}
+        hashes = {model.path: model.digest for model in self._plan.models if model.digest is not None}
         for file in files:
             with contextlib.suppress(OSError):  # what cannot be read is told by who needs it
-                hashes[file] = sha256(Path(file))
+                hashes.setdefault(file, sha256(Path(file)))
         return hashes
 
     def _end(self, error: BaseException | None) -> None:
@@ -264,7 +294,7 @@ class Runner:
 
     def _predict(self) -> None:
         plan = self._plan
-        longest_s = max(prepared.seconds for _, prepared, _ in self._clips)
+        longest_s = max(item.seconds for item in self._inputs)
         question = MemoryQuestion(longest_s, plan.context, plan.threads, plan.max_new_tokens)
         files = [(Path(model.path), model.bytes or 0) for model in plan.models]
         what = "library" if plan.backend.is_default else "backend"
@@ -302,6 +332,9 @@ class Runner:
         self._phase = "start"
         try:
             worker = self._worker or self._start()
+            if self._renewal_due and worker.can.get("renews"):
+                self._renew(worker, self._place(cycle), "failure")
+            self._renewal_due = False
             self._run_cycle(worker, cycle)
         except RefusedError as error:
             self._refuse(cycle, attempt, error)
@@ -353,7 +386,8 @@ class Runner:
         plan = self._plan
         can = process.hello["capabilities"]
         try:
-            check_capabilities(plan.backend.name, can, plan.strategy.value, plan.language)
+            gives: Literal["audio", "text"] = "text" if plan.prompts else "audio"
+            check_capabilities(plan.backend.name, can, plan.strategy.value, plan.language, gives)
         except UsageError:
             process.kill()
             raise
@@ -382,25 +416,39 @@ class Runner:
     def _run_cycle(self, worker: _Worker, cycle: Cycle) -> None:
         place = self._place(cycle)
         label = cycle.model.label
-        if label not in worker.loaded:
+        if self._wants_renewal(worker, cycle.model):
+            self._renew(worker, place, "large")
+        loads = label not in worker.loaded
+        if loads:
             worker = self._make_room(worker, cycle, place)
             self._prepare_cache(cycle, place)
             self._load(worker, cycle, place)
         self._begin("transcribe")
-        for index, (clip, prepared, reference) in enumerate(self._clips):
+        for index, item in enumerate(self._inputs):
             if index and worker.can["restarts"]:
                 self._begin("restart")
                 self._ask(worker, {"command": "restart", "label": label}, Done)
                 self._begin("transcribe")
             try:
-                self._transcribe(worker, place, clip, prepared, reference)
+                self._transcribe(worker, place, item)
             except WorkerError as error:  # the model is still loaded, and can be unloaded
-                message = str(error).replace(prepared.path, printable(clip.path))  # not our copy's name
-                if self._ran_out(error):  # a fresh worker may have more
+                message = str(error).replace(item.given, printable(item.name))  # not our copy's name
+                loads_too = not worker.can["loads"] and worker.can.get("renews")
+                if loads_too or self._ran_out(error):  # a fresh worker may have more
                     raise WorkerError(message, error.malloc) from None
                 self._record(Failure(**place, phase="transcribe", kind="error", message=message))
+                if worker.is_server:
+                    self._look(worker)  # fails where it is gone, and with it this attempt
         self._read(worker, place, "after_infer")
-        if cycle.release is ReleaseKind.EXIT:
+        if self._packing:
+            self._packing.used(label)
+            if loads:
+                self._packing.measured(label, worker.peak - worker.before_load)
+        if cycle.release is ReleaseKind.EXIT and worker.is_server:
+            self._begin("unload")
+            release_ms = self._renew(worker, place, "isolate")
+            self._record(Release(**place, how=cycle.release, release_ms=release_ms))
+        elif cycle.release is ReleaseKind.EXIT:
             self._begin("unload")
             self._record_samples(worker, place, "after_unload")
             release_ms = self._retire()
@@ -417,13 +465,18 @@ class Runner:
             if cycle.release is ReleaseKind.DESTROY:
                 worker.loaded.remove(label)
             self._record(Release(**place, how=cycle.release, release_ms=_elapsed_ms(done)))
+        slate = None
+        if worker.is_server and not worker.loaded:  # it answers first, and then ends what held the model
+            slate = self._settle(worker)
         self._read(worker, place, "after_unload")
         if cycle.release is ReleaseKind.DESTROY and not worker.loaded:
-            self._prove_clean(worker, cycle, place)
+            self._prove_clean(worker, cycle, place, slate or self._settle(worker))
 
-    def _prove_clean(self, worker: _Worker, cycle: Cycle, place: _Place) -> None:
+    def _settle(self, worker: _Worker) -> Slate:
         assert worker.baseline is not None
-        slate = settle(worker.probe.resident_bytes, worker.baseline, SLATE_TOLERANCE)
+        return settle(worker.probe.resident_bytes, worker.baseline, SLATE_TOLERANCE)
+
+    def _prove_clean(self, worker: _Worker, cycle: Cycle, place: _Place, slate: Slate) -> None:
         pids = worker.others.pids() if worker.others else [worker.pid]
         mapped = any(is_mapped(pid, os.path.realpath(cycle.model.path)) for pid in pids)
         self._record(
@@ -433,9 +486,28 @@ class Runner:
                 mapped=mapped,
                 excess_bytes=slate.excess_bytes,
                 settle_ms=slate.settle_ms,
-                resident=tuple(worker.resident),
+                resident=tuple(worker.resident or ()),
+                holders=() if slate.back else _holders(worker),
             )
         )
+
+    def _wants_renewal(self, worker: _Worker, model: Model) -> bool:
+        """Whether a server is to be started anew before this model: it is large, and models were there."""
+        above = self._plan.restart_above_bytes
+        if above is None or not worker.used or not (worker.is_server and worker.can.get("renews")):
+            return False
+        return above == 0 or (model.bytes or 0) > above
+
+    def _renew(self, worker: _Worker, place: _Place, reason: Literal["failure", "large", "isolate"]) -> float:
+        """Have what holds the models started anew; how long it took, in milliseconds."""
+        if reason != "isolate":  # there it is how the model is let go
+            self._begin("renew")
+        ms = _elapsed_ms(self._ask(worker, {"command": "renew"}, Done))
+        worker.loaded.clear()
+        worker.used = False
+        self._look(worker)
+        self._record(Renewal(**place, reason=reason, ms=ms))
+        return ms
 
     def _make_room(self, worker: _Worker, cycle: Cycle, place: _Place) -> _Worker:
         """Hold what the model needs against what there is; in a fresh worker, where that may help.
@@ -447,6 +519,10 @@ class Runner:
         self._begin("load")
         if not self._plan.allow_concurrent:
             self._refuse_others(worker)
+        self._evict(worker, cycle.model, place)
+        if worker.is_server:  # which has room of its own, that cannot be weighed from here
+            self._read(worker, place, "before_load")
+            return worker
         weighed = self._weigh(cycle.model, self._read(worker, place, "before_load"))
         action: Literal["load", "restart", "refuse"] = "load"
         if self._wants_fresh(worker, cycle.model, weighed):
@@ -474,6 +550,27 @@ class Runner:
             retained = 0 if worker.baseline is None else worker.probe.resident_bytes() - worker.baseline
             raise RefusedError(_no_room(cycle.model, weighed, keeps=retained > SLATE_TOLERANCE))
         return worker
+
+    def _evict(self, worker: _Worker, model: Model, place: _Place) -> None:
+        """Unload what must make room, where models stay loaded as far as there is some."""
+        if self._plan.order is not Order.PACKED:
+            return
+        if self._packing is None:
+            memory = worker.probe.read()
+            free = HIGH_PRESSURE * (memory.available_bytes or self._host_bytes)
+            limit = self._plan.memory_limit_bytes
+            self._packing_bytes = round(free) if limit is None else limit - memory.rss_bytes
+            needs = self._needs.values()
+            self._packing = Packing({n.model: n.weights_bytes + (n.anonymous_bytes or 0) for n in needs})
+        for label in self._packing.leaving(model.label, worker.loaded, self._packing_bytes):
+            self._let_go(worker, label, place)
+        while worker.loaded and not self._weigh(model, worker.probe.read()).fits:
+            self._let_go(worker, self._packing.oldest(worker.loaded), place)
+
+    def _let_go(self, worker: _Worker, label: str, place: _Place) -> None:
+        done = self._ask(worker, {"command": "unload", "label": label}, Done)
+        worker.loaded.remove(label)
+        self._record(Eviction(**place, evicted=label, release_ms=_elapsed_ms(done)))
 
     def _refuse_others(self, worker: _Worker) -> None:
         begun = worker.baseline is not None or self._workers > 1
@@ -529,6 +626,8 @@ class Runner:
     def _load(self, worker: _Worker, cycle: Cycle, place: _Place) -> None:
         if worker.baseline is None:
             worker.baseline = worker.probe.resident_bytes()
+            worker.held = worker.others.by_process() if worker.others else {}
+        worker.used = True
         options: LoadOptions = {
             "model": cycle.model.path,
             "threads": self._plan.threads,
@@ -549,37 +648,38 @@ class Runner:
         self._record(Load(**place, load_ms=_elapsed_ms(done)))
         self._read(worker, place, "after_load")
 
-    def _transcribe(
-        self, worker: _Worker, place: _Place, clip: Clip, prepared: PreparedClip, reference: str | None
-    ) -> None:
-        """Transcribe a clip and record it; ``reference`` is its normalised text, if that is known."""
-        reply = self._ask(
-            worker, {"command": "transcribe", "label": place["model"], "audio": prepared.path}, Transcribed
-        )
+    def _transcribe(self, worker: _Worker, place: _Place, item: _Input) -> None:
+        """Transcribe a clip, or have a prompt answered, and record it."""
+        command: Command = {"command": "transcribe", "label": place["model"]}
+        if item.prompt:
+            command["prompt"] = item.given
+        else:
+            command["audio"] = item.given
+        reply = self._ask(worker, command, Transcribed)
         figures = figure_out(
             reply["pieces"],
             reply["submitted_ns"],
             reply["returned_ns"],
-            prepared.seconds,
+            item.seconds,
             reply["statistics"],
             reply.get("reported"),
             streams=worker.can["streams"],
         )
         raw = "".join(text for _, text in reply["pieces"])
         output = split_output(raw)
-        normalised = normalise(output.text)
-        rates = None if reference is None else error_rates(reference, normalised)
+        normalised = "" if item.prompt else normalise(output.text)
+        rates = None if item.normalised is None else error_rates(item.normalised, normalised)
         self._record(
             Transcription(
                 **place,
-                clip=clip.path,
-                audio_s=prepared.seconds,
+                clip=item.name,
+                audio_s=item.seconds,
                 raw=raw,
                 language=output.language,
                 text=output.text,
                 normalised=normalised,
-                reference=clip.reference,
-                reference_normalised=reference,
+                reference=item.reference,
+                reference_normalised=item.normalised,
                 wer=rates.wer if rates else None,
                 cer=rates.cer if rates else None,
                 figures=figures,
@@ -588,8 +688,21 @@ class Runner:
                 peak_rss_bytes=reply.get("peak_rss_bytes"),
                 reported=reply.get("reported", {}),
                 left_behind=tuple(reply.get("left_behind", ())),
+                gives=worker.can.get("gives", "text"),
+                check=self._judge(item, output.text),
             )
         )
+
+    def _judge(self, item: _Input, answer: str) -> Checked | None:
+        """What the prompt's check says of the answer; of the same answer it is asked once."""
+        if item.prompt is None:
+            return None
+        if (item.name, answer) not in self._judged:
+            try:
+                self._judged[item.name, answer] = judge(item.prompt, answer)
+            except SandboxError as error:
+                return Checked(passed=False, reason=str(error))
+        return self._judged[item.name, answer]
 
     def _ask(self, worker: _Worker, command: Command, reply: type[_Reply]) -> _Reply:
         try:
@@ -604,17 +717,41 @@ class Runner:
 
     def _read(self, worker: _Worker, place: _Place, point: Point) -> Memory:
         """Take a reading; the worker waits, so its last account of its heap still holds."""
-        if worker.others:
-            state = self._ask(worker, {"command": "state"}, State)
-            worker.others.roots = tuple(state["processes"])
-            worker.resident = state["resident"] or []
-        malloc = None if worker.malloc is None else msgspec.convert(worker.malloc, Malloc)
+        self._look(worker)
+        # The heap of a worker that only talks to a server is not where models are.
+        heap = None if worker.is_server else worker.malloc
+        malloc = None if heap is None else msgspec.convert(heap, Malloc)
         memory = worker.probe.read()
+        if point == "before_load":
+            worker.before_load, worker.peak = memory.rss_bytes, 0
+        since_reading = memory.peak_since == "reading"
+        worker.peak = max(worker.peak, memory.peak_rss_bytes if since_reading else memory.rss_bytes)
         self._record_samples(worker, place, point)
-        self._record(Reading(**place, point=point, memory=memory, malloc=malloc))
-        if point == "after_unload" and self._plan.trim is not Trimming.NEVER:
+        self._record(
+            Reading(
+                **place,
+                point=point,
+                memory=memory,
+                malloc=malloc,
+                processes=worker.others.last_others if worker.others else None,
+                resident=None if worker.resident is None else tuple(worker.resident),
+            )
+        )
+        trims = self._plan.trim is not Trimming.NEVER and not worker.is_server
+        if point == "after_unload" and trims:
             self._trim(worker, place, point, on_copy=self._plan.trim is Trimming.PROBE)
         return memory
+
+    def _look(self, worker: _Worker) -> None:
+        """Ask the backend which processes and models there are, where these are others than the worker."""
+        if not worker.others:
+            return
+        state = self._ask(worker, {"command": "state"}, State)
+        worker.others.roots = tuple(item for item in state["processes"] if isinstance(item, int))
+        worker.others.groups = tuple(item for item in state["processes"] if isinstance(item, str))
+        names = {model.path: model.label for model in self._plan.models}
+        told = state["resident"]
+        worker.resident = None if told is None else [names.get(name, name) for name in told]
 
     def _trim(self, worker: _Worker, place: _Place, point: Point, on_copy: bool) -> None:
         self._begin("trim")
@@ -669,6 +806,7 @@ class Runner:
             out_of_memory=self._ran_out(error),
         )
         self._record(failure)
+        self._renewal_due = True
         self._retire()
 
     def _refuse(self, cycle: Cycle, attempt: int, error: RefusedError) -> None:
@@ -711,6 +849,26 @@ class Runner:
 
 def _now(precision: str) -> str:
     return datetime.now(timezone.utc).astimezone().isoformat(timespec=precision)
+
+
+def _inputs(plan: Plan, clips: Sequence[PreparedClip]) -> list[_Input]:
+    """What each turn is given; the clips are the plan's, as the library takes them."""
+    found = [_Input(prompt.name, prompt.text, 0.0, prompt=prompt) for prompt in plan.prompts]
+    for clip, prepared in zip(plan.clips, clips, strict=True):
+        normalised = None if clip.reference is None else normalise(clip.reference)
+        found.append(_Input(clip.path, prepared.path, prepared.seconds, clip.reference, normalised))
+    return found
+
+
+def _holders(worker: _Worker) -> tuple[Holder, ...]:
+    """The other processes that hold more than before the first load, the one that holds most first."""
+    now = worker.others.by_process() if worker.others else {}
+    more = [(bytes - worker.held.get(key, 0), key[0]) for key, bytes in now.items()]
+    return tuple(
+        Holder(pid, printable(name_of(pid)), excess)
+        for excess, pid in sorted(more, reverse=True)
+        if excess >= _LEAST_HELD
+    )
 
 
 def _stages(statistics: Sequence[str]) -> tuple[Stage, ...]:

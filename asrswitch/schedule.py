@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from asrswitch.plan import Model, Order, Plan, Strategy
+from asrswitch.model import Model
+from asrswitch.plan import Order, Plan, Strategy
 
 
 class Release(enum.Enum):
@@ -115,6 +116,9 @@ def _turns(plan: Plan, iterations: range) -> list[tuple[int, Model]]:
 
 def _order(plan: Plan, iteration: int) -> list[Model]:
     models = list(plan.models)
+    if plan.order is Order.PACKED and iteration % 2 == 0:
+        # There and back: what was used last is used next, before it must make room.
+        models.reverse()
     if plan.order is Order.SHUFFLE:
         random.Random(f"{plan.seed}/{iteration}").shuffle(models)
     return models

@@ -32,7 +32,7 @@ class StrategyFigures(msgspec.Struct, frozen=True):
     answer_ms: float | None  # load and time to first token
     overhead_ms: float | None  # load and release
     switch_ms: float | None
-    ttft_ms: float | None
+    ttft_ms: float | None  # of embeddings, the time that they take
     tokens_per_s: float | None
     start_ms: float | None  # of a process; before its turn with `isolate`, and in no other figure
     peak_bytes: int | None
@@ -179,7 +179,7 @@ def _first(rules: Sequence[Rule], place: Rule) -> Strategy | None:
 def _figures(plan: Plan, summary: Summary) -> StrategyFigures:
     models = summary.models
     overhead_ms = _mean_of_medians(models, lambda model: model.overhead_ms)
-    ttft_ms = _mean_of_medians(models, lambda model: model.ttft_ms)
+    ttft_ms = _mean_of_medians(models, lambda model: model.ttft_ms or model.inference_ms)
     turn_ms = None if overhead_ms is None or ttft_ms is None else overhead_ms + ttft_ms
     limits = [item.verdict.iterations_to_limit for item in summary.verdicts]
     return StrategyFigures(

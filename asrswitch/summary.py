@@ -6,22 +6,27 @@ import itertools
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import msgspec
 
 from asrswitch.advice import advise
 from asrswitch.judged import judged_readings, sample_of
-from asrswitch.plan import CacheState, Model, Plan, Strategy
+from asrswitch.model import Model
+from asrswitch.plan import CacheState, Order, Plan, Strategy
 from asrswitch.records import (
     Budget,
     Cache,
     CleanSlate,
     End,
+    Eviction,
     Failure,
     Load,
+    OfCycle,
     Prediction,
     Reading,
     Record,
+    Renewal,
     Resume,
     Run,
     SamplingCost,
@@ -83,11 +88,15 @@ class ModelSummary(msgspec.Struct, frozen=True):
     restart_ms: Spread | None
     first_callback_ms: Spread | None
     ttft_ms: Spread | None
+    inference_ms: Spread | None  # of embeddings, which have no first text
+    first_inference_ms: Spread | None  # likewise, of the first input after a load
     chars_per_s: Spread | None
     tokens_per_s: Spread | None
     rtf: Spread | None
     wer: float | None  # mean over transcriptions that have a reference
     cer: float | None
+    checked: int  # answers to prompts that have a check
+    passed: int  # of these
     load_overhead_bytes: Spread | None
     unload_release_bytes: Spread | None
     net_growth_bytes: Spread | None
@@ -120,6 +129,20 @@ class Resident(msgspec.Struct, frozen=True):
     first: int
     last: int
     peak: int
+
+
+class Packed(msgspec.Struct, frozen=True):
+    """What came of keeping models loaded as far as there is room."""
+
+    turns: int
+    loads: int
+    evictions: int
+    saved_ms: float  # loads and unloads that there would have been, by each model's medians
+
+    @property
+    def hits(self) -> int:
+        """Turns that found their model loaded."""
+        return self.turns - self.loads
 
 
 class Budgets(msgspec.Struct, frozen=True):
@@ -167,7 +190,11 @@ class Summary(msgspec.Struct, frozen=True):
     memory_limit_bytes: int | None  # of the worker, or of its control group
     group: GroupMemory | None
     budgets: Budgets | None
+    packed: Packed | None  # None of other orders
     start_ms: Spread | None  # of a worker, until it was ready
+    renewals: dict[str, int]  # how often a server was started anew, by reason
+    renew_ms: Spread | None
+    cycles_s: float | None  # of all cycles, with what failed in them and the start of workers and servers
     settle_ms: Spread | None  # from an unload until memory was back, or had stopped sinking
     sampling: SamplingCost | None
     major_faults: int | None  # in all; each waited for a disk
@@ -222,7 +249,11 @@ def summarise(records: Sequence[Record]) -> Summary:
         memory_limit_bytes=run.plan.memory_limit_bytes or (group.limit if group else None),
         group=group,
         budgets=_budgets(records),
+        packed=_packed(turns, records) if run.plan.order is Order.PACKED else None,
         start_ms=_spread(record.start_ms for record in records if isinstance(record, WorkerStarted)),
+        renewals=dict(Counter(record.reason for record in records if isinstance(record, Renewal))),
+        renew_ms=_spread(record.ms for record in records if isinstance(record, Renewal)),
+        cycles_s=_cycles_s(records),
         settle_ms=_spread(record.settle_ms for record in records if isinstance(record, CleanSlate)),
         sampling=next((record.sampling for record in reversed(records) if isinstance(record, End)), None),
         major_faults=_sum(reading.memory.major_faults for reading in readings),
@@ -239,7 +270,7 @@ def summarise(records: Sequence[Record]) -> Summary:
 def _iterations_done(plan: Plan, records: Sequence[Record], readings: Sequence[Reading]) -> int:
     """How many iterations there are in which every model transcribed every clip and was let go."""
     released = {(reading.iteration, reading.model) for reading in readings if reading.point == "after_unload"}
-    turns = released & _all_transcribed(records, {clip.path for clip in plan.clips})
+    turns = released & _all_transcribed(records, set(plan.inputs))
     return sum(count == len(plan.models) for count in Counter(iteration for iteration, _ in turns).values())
 
 
@@ -269,6 +300,33 @@ def _all_transcribed(records: Sequence[Record], clips: set[str]) -> set[tuple[in
     return {turn for turn, those in spoken.items() if those >= clips}
 
 
+def _cycles_s(records: Sequence[Record]) -> float | None:
+    """What the cycles took from their first record to their last; None where records have no time.
+
+    Where runs take turns, what the others took is not in it. A worker's start, and a server's, that stand
+    before a cycle's first reading are its own.
+    """
+    total = 0.0
+    before: tuple[int, datetime] | None = None
+    for record in records:
+        if isinstance(record, WorkerStarted):
+            total += (record.start_ms or 0) / 1e3
+            before = None
+            continue
+        if not isinstance(record, OfCycle):
+            continue
+        try:
+            now = datetime.fromisoformat(record.at or "")
+        except ValueError:
+            return None
+        if before and before[0] == record.cycle:
+            total += max((now - before[1]).total_seconds(), 0.0)
+        elif isinstance(record, Renewal):
+            total += record.ms / 1e3
+        before = record.cycle, now
+    return total
+
+
 def _resident(readings: Sequence[Reading], turns: Sequence[Turn]) -> Resident | None:
     if not readings:
         return None
@@ -296,6 +354,20 @@ def _budgets(records: Sequence[Record]) -> Budgets | None:
     return Budgets(highest, actions["restart"], actions["refuse"])
 
 
+def _packed(turns: Sequence[Turn], records: Sequence[Record]) -> Packed:
+    evictions = [record for record in records if isinstance(record, Eviction)]
+    complete = [turn for turn in turns if turn.release]
+    saved_ms = 0.0
+    for label in {turn.model for turn in complete}:
+        its_own = [turn for turn in complete if turn.model == label]
+        loads = [turn.load_ms for turn in its_own if turn.load_ms is not None]
+        unloads = [turn.unload_ms for turn in its_own if turn.unload_ms is not None]
+        unloads += [record.release_ms for record in evictions if record.evicted == label]
+        switch_ms = sum(statistics.median(those) for those in (loads, unloads) if those)
+        saved_ms += switch_ms * (len(its_own) - len(loads))
+    return Packed(len(complete), sum(turn.load is not None for turn in complete), len(evictions), saved_ms)
+
+
 def _model(
     model: Model,
     plan: Plan,
@@ -310,8 +382,8 @@ def _model(
     processes = [turn for turn in turns if turn.is_process]
     # After a restart the model is still loaded: what an unload gives back is known only where there was one.
     destroyed = [turn for turn in turns if turn.release and turn.release.how is ReleaseKind.DESTROY]
-    stays = plan.strategy in (Strategy.RESTART, Strategy.RESIDENT)
-    usual = restarts if stays else unloads
+    stays = plan.strategy in (Strategy.RESTART, Strategy.RESIDENT) and plan.order is not Order.PACKED
+    usual = restarts if stays else [*restarts, *unloads]
     answering = [turn for turn in turns if not (stays and turn.load)]
     return ModelSummary(
         label=model.label,
@@ -327,11 +399,17 @@ def _model(
         restart_ms=_spread(turn.release_ms for turn in restarts),
         first_callback_ms=_spread(record.figures.first_callback_ms for record in spoken),
         ttft_ms=_spread(record.figures.ttft_ms for record in spoken),
+        inference_ms=_embedding_ms(spoken),
+        first_inference_ms=_embedding_ms(
+            [turn.transcriptions[0] for turn in turns if turn.load and turn.transcriptions]
+        ),
         chars_per_s=_spread(record.figures.chars_per_s for record in spoken),
         tokens_per_s=_spread(record.figures.tokens_per_s for record in spoken),
         rtf=_spread(record.figures.rtf for record in spoken),
         wer=None if model.synthetic else _mean(record.wer for record in spoken),
         cer=None if model.synthetic else _mean(record.cer for record in spoken),
+        checked=sum(record.check is not None for record in spoken),
+        passed=sum(record.check is not None and record.check.passed for record in spoken),
         load_overhead_bytes=_spread(turn.rss_above(["after_load"], "before_load") for turn in turns),
         unload_release_bytes=_spread(
             turn.rss_above(["after_load", "after_infer"], "after_unload") for turn in destroyed
@@ -351,12 +429,16 @@ def _model(
         kept_bytes=_spread(turn.kept_bytes for turn in turns),
         trimmed_bytes=_spread(turn.trimmed_bytes for turn in turns),
         untrimmed_bytes=_spread(turn.untrimmed_bytes for turn in turns),
-        prediction=_predicted(prediction, turns) if prediction else None,
+        prediction=_predicted(prediction, turns) if prediction and prediction.weights_bytes else None,
         drifts=_drifts([turn.load for turn in turns if turn.load], spoken),
         read_bytes=_spread(turn.read_bytes for turn in turns),
         cache=cache,
         reported=_reported(spoken),
     )
+
+
+def _embedding_ms(spoken: Sequence[Transcription]) -> Spread | None:
+    return _spread(record.answered_ms for record in spoken if record.gives == "embedding")
 
 
 def _reported(spoken: Sequence[Transcription]) -> dict[str, Spread]:
@@ -381,6 +463,7 @@ def _drifts(loads: Sequence[Load], spoken: Sequence[Transcription]) -> dict[str,
     """Each speed's drift, where it was measured in enough iterations. Of several clips, the middle counts."""
     measured: dict[str, list[tuple[int, float | None]]] = {
         "TTFT": [(record.iteration, record.figures.ttft_ms) for record in spoken],
+        "inference": [(record.iteration, record.answered_ms) for record in spoken if record.gives != "text"],
         "tokens/s": [(record.iteration, record.figures.tokens_per_s) for record in spoken],
         "load": [(record.iteration, record.load_ms) for record in loads],
     }

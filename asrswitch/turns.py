@@ -7,7 +7,19 @@ from collections.abc import Sequence
 import msgspec
 
 from asrswitch.memory.probe import Memory
-from asrswitch.records import Load, Malloc, Point, Reading, Record, Release, Timeline, Transcription, Trim
+from asrswitch.records import (
+    Eviction,
+    Load,
+    Malloc,
+    Point,
+    Reading,
+    Record,
+    Release,
+    Renewal,
+    Timeline,
+    Transcription,
+    Trim,
+)
 from asrswitch.schedule import Release as ReleaseKind
 
 
@@ -18,6 +30,7 @@ class Turn(msgspec.Struct):
     model: str
     worker: int  # that had the model; the last reading is of another where the release was an exit
     load: Load | None = None
+    evicted_ms: float = 0.0  # what others took to make room for it
     transcriptions: list[Transcription] = []
     release: Release | None = None
     readings: dict[Point, Memory] = {}
@@ -44,16 +57,21 @@ class Turn(msgspec.Struct):
 
     @property
     def answer_ms(self) -> float | None:
-        """From the request for the model, through its load where there was one, to the first text."""
-        ttft_ms = self.transcriptions[0].figures.ttft_ms if self.transcriptions else None
-        return None if ttft_ms is None else (self.load_ms or 0) + ttft_ms
+        """From the request for the model, through its load where there was one, to the first text.
+
+        Of embeddings, which have no first, to the end of the first.
+        """
+        answered_ms = self.transcriptions[0].answered_ms if self.transcriptions else None
+        return None if answered_ms is None else self.evicted_ms + (self.load_ms or 0) + answered_ms
 
     @property
     def overhead_ms(self) -> float | None:
         """Load, where there was one, and release; nothing where both are in the time of a process."""
         if self.is_process:
             return 0.0
-        return None if self.release is None else (self.load_ms or 0) + self.release.release_ms
+        if self.release is None:
+            return None
+        return self.evicted_ms + (self.load_ms or 0) + self.release.release_ms
 
     @property
     def peak_rss_bytes(self) -> int | None:
@@ -159,13 +177,20 @@ def turns_of(records: Sequence[Record]) -> list[Turn]:
     turns: list[Turn] = []
     baselines: dict[int, Memory] = {}
     loaded: dict[int, set[str]] = {}  # models by worker
+    evicted_ms = 0.0
     for record in records:
+        if isinstance(record, Renewal):
+            loaded.pop(record.worker, None)
+        if isinstance(record, Eviction):
+            loaded.get(record.worker, set()).discard(record.evicted)
+            evicted_ms += record.release_ms
         if not isinstance(record, Reading | Load | Transcription | Release | Trim | Timeline):
             continue
         if isinstance(record, Timeline) and record.until == "before_load":
             continue
         if not turns or not _belongs(record, turns[-1]):
-            turns.append(Turn(record.cycle, record.model, record.worker))
+            turns.append(Turn(record.cycle, record.model, record.worker, evicted_ms=evicted_ms))
+            evicted_ms = 0.0
         turn = turns[-1]
         if isinstance(record, Reading):
             if record.point == "before_load":
@@ -197,9 +222,11 @@ def turns_of(records: Sequence[Record]) -> list[Turn]:
 
 
 def switch_ms(before: Turn, turn: Turn) -> float | None:
-    """Unload of the model of one turn plus load of the next one's, in the same worker."""
+    """Unload of the model of one turn, or of what made room, plus load of the next one's, in one worker."""
     if before.worker != turn.worker or turn.load is None:
         return None
+    if turn.evicted_ms:
+        return turn.evicted_ms + turn.load.load_ms
     if before.release is None or before.release.how is not ReleaseKind.DESTROY:
         return None
     return before.release.release_ms + turn.load.load_ms

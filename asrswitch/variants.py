@@ -37,6 +37,7 @@ class Varying(msgspec.Struct, frozen=True):
     contexts: list[int | None]
     libraries: list[str | None]
     caches: list[str]
+    restart_aboves: list[str | None]
 
 
 def make_varying(
@@ -47,6 +48,7 @@ def make_varying(
     context: str | None = None,
     libraries: Sequence[str] = (),
     cache: str = CacheState.AS_IS.value,
+    restart_above: str | None = None,
 ) -> Varying:
     """Take comma lists apart; ``all`` is all strategies, or all allocators that are installed.
 
@@ -63,7 +65,8 @@ def make_varying(
     types = types_from(type)
     numbers = numbers_from("--threads", threads), numbers_from("--context", context)
     caches = _words("--cache", cache)
-    return Varying(strategies, allocators, types, *numbers, list(libraries) or [None], caches)
+    aboves = [None] if restart_above is None else _words("--restart-above", restart_above)
+    return Varying(strategies, allocators, types, *numbers, list(libraries) or [None], caches, [*aboves])
 
 
 def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], now: datetime) -> list[Plan]:
@@ -74,7 +77,7 @@ def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], n
     """
     replace = msgspec.structs.replace
     plans: list[Plan] = []
-    for strategy, allocator, type, threads, context, (number, library), cache in itertools.product(
+    for strategy, allocator, type, threads, context, (number, library), cache, above in itertools.product(
         varying.strategies,
         varying.allocators,
         varying.types,
@@ -82,6 +85,7 @@ def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], n
         varying.contexts,
         enumerate(varying.libraries, 1),
         varying.caches,
+        varying.restart_aboves,
     ):
         its_own = replace(
             options,
@@ -92,6 +96,7 @@ def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], n
             context=context,
             library=library,
             cache=cache,
+            restart_above=above,
         )
         plan = make_plan(its_own, environ, now)
         names = [
@@ -102,6 +107,7 @@ def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], n
             f"context-{context}" if len(varying.contexts) > 1 else "",
             f"library-{number}" if len(varying.libraries) > 1 else "",
             cache if len(varying.caches) > 1 else "",
+            f"restart-above-{above}" if len(varying.restart_aboves) > 1 else "",
         ]
         variant = "-".join(name for name in names if name)
         out = str(Path(plan.out, variant))

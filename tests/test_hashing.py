@@ -125,3 +125,20 @@ def test_without_a_place_for_notes_there_is_a_sum_all_the_same(tmp_path: Path) -
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         sha256(tmp_path / "nothing", {})
+
+
+def test_a_directorys_sum_is_of_names_and_contents(tmp_path: Path, environ: dict[str, str]) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for directory in (first, second):
+        (directory / "more").mkdir(parents=True)
+        (directory / "a").write_bytes(b"1")
+        (directory / "more" / "b").write_bytes(b"2")
+    sums = [sha256(first, environ)]
+    assert sums == [sha256(second, environ)]
+    (second / "more" / "b").write_bytes(b"3")
+    sums.append(sha256(second, environ))
+    (second / "more" / "b").rename(second / "b")
+    sums.append(sha256(second, environ))
+    (second / "b").unlink()
+    sums.append(sha256(second, environ))
+    assert len(set(sums)) == 4

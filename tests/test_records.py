@@ -15,7 +15,8 @@ from asrswitch.machine import Machine
 from asrswitch.memory.cgroup import ControlGroup
 from asrswitch.memory.probe import Memory
 from asrswitch.memory.sampler import Samples
-from asrswitch.plan import Clip, Model, Plan, Strategy
+from asrswitch.model import Model
+from asrswitch.plan import Clip, Plan, Strategy
 from asrswitch.records import (
     SCHEMA,
     End,

@@ -7,7 +7,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrswitch.plan import Clip, Model, Order, Plan, Strategy
+from asrswitch.model import Model
+from asrswitch.plan import Clip, Order, Plan, Strategy
 from asrswitch.schedule import Cycle, Release, make_open_schedule, make_rounds, make_schedule
 
 plans = st.builds(
@@ -71,6 +72,10 @@ def test_all_but_restart_alternate_in_the_order_asked_for(plan: Plan) -> None:
     if plan.strategy is Strategy.RESTART:
         stays = [a == b for a, b in itertools.pairwise(models)]
         assert stays.count(False) == len(plan.models) - 1
+    elif plan.order is Order.PACKED:
+        assert models == [*plan.models, *plan.models[::-1]] * (plan.iterations // 2) + [*plan.models] * (
+            plan.iterations % 2
+        )
     elif plan.order is not Order.SHUFFLE:
         assert models == list(plan.models) * plan.iterations
 

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from asrswitch.memory.cgroup import ControlGroup
 from asrswitch.memory.sampler import Samples
-from asrswitch.plan import Model, Strategy
+from asrswitch.model import Model
+from asrswitch.plan import Strategy
 from asrswitch.records import (
     Budget,
     CleanSlate,

@@ -17,7 +17,7 @@ from asrswitch.bench.floors import CEILING_KINDS
 from asrswitch.bench.plan import LIBRARY_NAMES, BenchPlan
 from asrswitch.errors import AsrSwitchError
 from asrswitch.figures import figure_out
-from asrswitch.plan import Model
+from asrswitch.model import Model
 from asrswitch.stages import Account, StatisticsError, parse_account
 from asrswitch.worker.protocol import CeilingMeasured, Command, Done, Transcribed
 from asrswitch.worker_process import (

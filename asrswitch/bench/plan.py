@@ -11,8 +11,9 @@ import msgspec
 from asrswitch import plan as run_plan
 from asrswitch.catalogue import label_and_path
 from asrswitch.errors import LibraryError, UsageError
+from asrswitch.model import Model
 from asrswitch.native.locate import find_library
-from asrswitch.plan import DEFAULT_TIMEOUT_S, Model, threads_from
+from asrswitch.plan import DEFAULT_TIMEOUT_S, threads_from
 from asrswitch.variants import numbers_from, types_from
 
 DEFAULT_REPETITIONS = 10

@@ -36,6 +36,8 @@ from asrswitch.plan import (
     Strategy,
     make_out_directory,
 )
+from asrswitch.prompts import sandbox
+from asrswitch.prompts.checks import needs_sandbox
 from asrswitch.records import LogWriter, Record
 from asrswitch.report.console import render_schedule, show
 from asrswitch.report.progress import RunProgress
@@ -52,7 +54,17 @@ from asrswitch.worker_process import StoppedError, StopSignals
 REMEDY_FOR_OUTPUT = "`report RUN_DIR` prints a run's tables"
 # Options that are read here, or that make several plans of one set of options.
 _OF_THE_COMMAND = ("resume", "experiment", "check", "dry_run", "quiet", "json")
-_NOT_OF_A_PLAN = {"type", "threads", "context", "strategy", "allocator", "library", "cache", *_OF_THE_COMMAND}
+_NOT_OF_A_PLAN = {
+    "type",
+    "threads",
+    "context",
+    "strategy",
+    "allocator",
+    "library",
+    "cache",
+    "restart_above",
+    *_OF_THE_COMMAND,
+}
 _HELP = f"""\
 usage: asrswitch [run] --iters N [options]            `python -m asrswitch` does the same
 
@@ -70,16 +82,16 @@ Switch between speech models again and again; measure what it costs and whether 
   -s, --strategy NAME      {", ".join(s.value for s in Strategy)}, or all
       --allocator NAME     {", ".join(ALLOCATORS)}, or all
   -l, --library FILE       another library with the same C interface; repeatable
-      --backend NAME[:CONFIG]    chatllm (default), or any program: command:FILE.toml, command:PRESET
-      --memory-limit SIZE  of a worker, as 300M or 2G; models are held to it
-      --restart-above SIZE    larger models get a fresh worker; default: where memory is tight
-      --switches-per-hour N   what to recommend a strategy for
-      --order NAME         small-first (default), given, or shuffle by --seed N
+      --backend NAME[:CONFIG]    chatllm (default), command, ollama, openai, and others: docs/backends.md
+      --prompts NAME       for backends that take texts: questions, sentences, or a TOML file
+      --memory-limit SIZE, --switches-per-hour N    workers are held to it; to recommend a strategy for
+      --restart-above SIZE    larger models get a fresh worker or server; 0 is all; never
+      --order NAME         small-first (default), given, shuffle by --seed N, packed (as many loaded as fit)
       --preload, --lock    read the whole model file ahead while loading; pin the weights in memory
       --cache, --trim NAME    before loads files as-is, cold, warm; after unloads probe a copy, always, never
       --sample-hz N        samples of memory between readings; default: {DEFAULT_SAMPLE_HZ:g}
-      --timeout S          for a phase; default: {DEFAULT_TIMEOUT_S:g} s
       --allow-concurrent   run beside others that measure here
+      --timeout S          for a phase; default: {DEFAULT_TIMEOUT_S:g} s
   -o, --out DIR            for the log; default: runs/<time>
       --resume DIR         go on with the interrupted run of that --out
       --experiment FILE    options from a TOML file; those of the command line win
@@ -87,7 +99,7 @@ Switch between speech models again and again; measure what it costs and whether 
       --check, --quiet, --json    exit codes that judge; nothing but the result; the result as JSON
       --dry-run, --version, -h, --help; as the only option: --completion bash|zsh|fish
 
-Lists as in -t 1,2 or -s reload,isolate (-c, --type, --allocator, --cache), -l twice: runs in turns, compared.
+Lists as in -t 1,2 or -s reload,isolate (-c, --type, --allocator, --cache, --restart-above), -l twice: turns.
 Other verbs: transcribe, bench, leak-check, report, compare, models, doctor; each has its own --help.
   python -m asrswitch --iters 50
   python -m asrswitch --iters auto -m small.bin -m large.bin --check
@@ -108,6 +120,8 @@ def main(words: Sequence[str]) -> int:
     named = [*(run.library for run in earlier)] if earlier else [plan.library for plan in plans]
     libraries = [_engine(plan, library) for plan, library in zip(plans, named, strict=True)]
     _check_models(plans, libraries)
+    if any(needs_sandbox(prompt) for prompt in plans[0].prompts):
+        sandbox.confinement()
     if options.get("dry_run"):
         _show_schedules(terminal, plans)
         return 0
@@ -272,6 +286,7 @@ def _checked_plans(options: Mapping[str, Any]) -> list[Plan]:
         options.get("context"),
         options.get("library", ()),
         options.get("cache", CacheState.AS_IS.value),
+        options.get("restart_above"),
     )
     return make_plans(Options(**plain), varying, os.environ, datetime.now())
 
@@ -315,6 +330,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("--restart-above",),
         ("--order",),
         ("--cache",),
+        ("--prompts",),
         ("--trim",),
         ("-o", "--out"),
         ("--resume",),

@@ -234,7 +234,7 @@ def _rounds(first: LoggedRun, second: LoggedRun) -> list[int]:
 def _test(measure: Measure, at: At, label: str, baseline: Side, other: Side, evidence: Evidence) -> _Test:
     test = _Test(label, measure, at)
     sampled = [
-        [samples_of(measure, label, run.turns, run.plan.clips) for run in side.runs]
+        [samples_of(measure, label, run.turns, run.plan.inputs) for run in side.runs]
         for side in (baseline, other)
     ]
     values = [[sample.value for run in side for sample in run] for side in sampled]
@@ -376,7 +376,7 @@ def _pieces(label: str, side: Side) -> dict[tuple[int, str], float]:
     """Callbacks of a clip and text, the middle of all turns."""
     counts: dict[tuple[int, str], list[int]] = {}
     for run in side.runs:
-        clips = [clip.path for clip in run.plan.clips]
+        clips = run.plan.inputs
         for turn in run.turns:
             for record in turn.transcriptions if turn.model == label else []:
                 if record.clip in clips:

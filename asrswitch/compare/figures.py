@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 
 from asrswitch.figures import Figures
-from asrswitch.plan import Clip
 from asrswitch.turns import Turn, switch_ms
 
 MIB = 1024 * 1024
@@ -81,6 +80,7 @@ LEAST_MS = 0.05
 HEAP_SLOPE = Measure("heap_slope", "heap slope", Kind.LEVEL, Unit.BYTES_AN_ITERATION, 0.0)
 MEASURES = (
     Measure("ttft", "TTFT", Kind.TIME, Unit.MS, _TIME),
+    Measure("inference", "inference", Kind.TIME, Unit.MS, _TIME),  # of embeddings
     Measure("load", "load", Kind.TIME, Unit.MS, _TIME),
     Measure("unload", "unload", Kind.TIME, Unit.MS, _TIME),
     Measure("switch", "switch", Kind.TIME, Unit.MS, _TIME),
@@ -89,18 +89,19 @@ MEASURES = (
     Measure("rtf", "RTF", Kind.TIME, Unit.PLAIN, _TIME),
     Measure("wer", "WER", Kind.LEVEL, Unit.SHARE, 0.0),
     Measure("cer", "CER", Kind.LEVEL, Unit.SHARE, 0.0),
+    Measure("checks_failed", "checks failed", Kind.LEVEL, Unit.SHARE, 0.0),
     Measure("peak", "peak memory", Kind.AMOUNT, Unit.BYTES, _PEAK),
     Measure("retained", "retained memory", Kind.LEVEL, Unit.BYTES, _RETAINED),
     HEAP_SLOPE,
 )
 
 
-def samples_of(measure: Measure, label: str, turns: Sequence[Turn], clips: Sequence[Clip]) -> list[Sample]:
+def samples_of(measure: Measure, label: str, turns: Sequence[Turn], inputs: Sequence[str]) -> list[Sample]:
     """A model's turns by one figure, less those that have it not, or not of every clip."""
     found = []
     for before, turn in zip([None, *turns], turns, strict=False):
         if turn.model == label:
-            value = _value(measure.key, before, turn, clips)
+            value = _value(measure.key, before, turn, inputs)
             if value is not None and (value > 0 or not measure.kind.by_ratio):
                 found.append(Sample(turn.cycle, value))
     return found
@@ -118,13 +119,18 @@ def read_at(at: At, measure: Measure, values: Sequence[float]) -> float:
     return statistics.fmean(values) if measure.unit is Unit.SHARE else statistics.median(values)
 
 
-def _value(key: str, before: Turn | None, turn: Turn, clips: Sequence[Clip]) -> float | None:
+def _value(key: str, before: Turn | None, turn: Turn, inputs: Sequence[str]) -> float | None:
     if key in _OF_FIGURES:
-        return _over_clips(_OF_FIGURES[key], turn, clips)
+        if key == "inference" and any(record.gives == "text" for record in turn.transcriptions):
+            return None
+        return _over_clips(_OF_FIGURES[key], turn, inputs)
     if key in ("wer", "cer"):
         errors = [record.wer if key == "wer" else record.cer for record in turn.transcriptions]
         known = [error for error in errors if error is not None]
-        return statistics.fmean(known) if known and _whole(turn, clips) else None
+        return statistics.fmean(known) if known and _whole(turn, inputs) else None
+    if key == "checks_failed":
+        passed = [record.check.passed for record in turn.transcriptions if record.check]
+        return 1 - statistics.fmean(passed) if passed and _whole(turn, inputs) else None
     if key == "switch":
         return switch_ms(before, turn) if before else None
     return {
@@ -137,20 +143,21 @@ def _value(key: str, before: Turn | None, turn: Turn, clips: Sequence[Clip]) -> 
 
 _OF_FIGURES: Mapping[str, Callable[[Figures], float | None]] = {
     "ttft": lambda figures: figures.ttft_ms,
+    "inference": lambda figures: figures.inference_ms,
     "tokens_per_s": lambda figures: figures.tokens_per_s,
     "chars_per_s": lambda figures: figures.chars_per_s,
     "rtf": lambda figures: figures.rtf,
 }
 
 
-def _over_clips(figure: Callable[[Figures], float | None], turn: Turn, clips: Sequence[Clip]) -> float | None:
+def _over_clips(figure: Callable[[Figures], float | None], turn: Turn, inputs: Sequence[str]) -> float | None:
     """The geometric mean, in which each clip's change counts alike, however long the clip."""
     values = [figure(record.figures) for record in turn.transcriptions]
     known = [value for value in values if value is not None and value > 0]
-    if not known or len(known) < len(values) or not _whole(turn, clips):
+    if not known or len(known) < len(values) or not _whole(turn, inputs):
         return None
     return math.exp(statistics.fmean(map(math.log, known)))
 
 
-def _whole(turn: Turn, clips: Sequence[Clip]) -> bool:
-    return {record.clip for record in turn.transcriptions} >= {clip.path for clip in clips}
+def _whole(turn: Turn, inputs: Sequence[str]) -> bool:
+    return {record.clip for record in turn.transcriptions} >= set(inputs)

@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 from asrswitch.errors import UsageError
-from asrswitch.plan import LOG_NAME, Clip, Model, Plan, Trimming
+from asrswitch.model import Model
+from asrswitch.plan import LOG_NAME, Clip, Plan, Trimming
 from asrswitch.records import OfCycle, Record, Run, TornLineWarning, read_log
 from asrswitch.resume import find_logs
 from asrswitch.schedule import make_rounds
@@ -226,6 +227,8 @@ def _clips_facts(a: Run, b: Run) -> list[_Fact]:
     if len(a.plan.clips) != len(b.plan.clips):
         return [("clips", len(a.plan.clips), len(b.plan.clips))]
     facts: list[_Fact] = []
+    if a.plan.prompts != b.plan.prompts:
+        facts.append(("prompts", ", ".join(a.plan.inputs), ", ".join(b.plan.inputs)))
     for one, other in zip(a.plan.clips, b.plan.clips, strict=True):
         name = Path(one.path).name
         if one.bytes is None or other.bytes is None:

@@ -22,7 +22,7 @@ from asrswitch.leak_check.massif import HeapCurve, Turn, make_curve, read_massif
 from asrswitch.leak_check.memcheck import Mistake, read_memcheck
 from asrswitch.leak_check.plan import LeakCheckPlan, Tool, make_out_directory
 from asrswitch.leak_check.sites import Allocation, Site, compare, holder_of
-from asrswitch.plan import Model
+from asrswitch.model import Model
 from asrswitch.worker.protocol import Command, Done, Transcribed
 from asrswitch.worker_process import (
     StopSignals,

@@ -12,8 +12,8 @@ import msgspec
 
 from asrswitch import plan as run_plan
 from asrswitch.errors import UsageError
+from asrswitch.model import Model
 from asrswitch.native.locate import find_library
-from asrswitch.plan import Model
 
 DEFAULT_CYCLES = 6
 DEFAULT_THREADS = 2  # enough for a thread pool to show what it loses; valgrind runs one thread at a time

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asrswitch.errors import AsrSwitchError
+from asrswitch.model_files import files_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -133,14 +134,18 @@ def refuse_other_workers(ours: frozenset[int], remedy: str) -> None:
 
 
 def is_mapped(pid: int, path: str, proc: Path = Path("/proc")) -> bool:
-    """Whether a process still maps a file; False where that cannot be told."""
+    """Whether a process still maps a file, by its whole name, or one in a directory and below it.
+
+    False where that cannot be told.
+    """
     try:
         maps = (proc / str(pid) / "maps").read_bytes()
     except OSError:
         return False
+    files = files_of(Path(path)) if Path(path).is_dir() else [path]
     # As the kernel writes it: a line feed in a name is \\012, and a deleted file has a word behind its name.
-    name = os.fsencode(path).replace(b"\n", b"\\012")
-    return any(line.removesuffix(b" (deleted)").endswith(b" " + name) for line in maps.splitlines())
+    names = tuple(b" " + os.fsencode(file).replace(b"\n", b"\\012") for file in files)
+    return any(line.removesuffix(b" (deleted)").endswith(names) for line in maps.splitlines())
 
 
 class Slate(msgspec.Struct, frozen=True):

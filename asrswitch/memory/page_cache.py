@@ -18,6 +18,7 @@ from typing import Literal
 import msgspec
 
 from asrswitch.memory.guard import is_mapped
+from asrswitch.model_files import files_of
 from asrswitch.native import ffi, open_process
 
 State = Literal["cold", "warm"]
@@ -51,8 +52,7 @@ def prepare(path: Path, state: State, between: Callable[[], None] = lambda: None
         OSError: the file cannot be opened or read.
     """
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return _together([prepare(file, state, between) for file in files])
+        return _together([prepare(file, state, between) for file in files_of(path)])
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(file).st_size

@@ -9,7 +9,7 @@ import msgspec
 
 from asrswitch.memory.probe import Memory, MemoryProbe, ProcessGoneError
 from asrswitch.memory.sampler import sample
-from asrswitch.native.processes import began_at, descendants
+from asrswitch.native.processes import began_at, descendants, members
 
 _PROC = Path("/proc")
 
@@ -29,11 +29,14 @@ class ProcessesProbe:
         self._first = MemoryProbe(pid, proc)
         self._others: dict[tuple[int, int], MemoryProbe] = {}  # by number and start
         self.roots: tuple[int, ...] = ()  # besides the process itself, and below none of these
+        self.groups: tuple[str, ...] = ()  # directories of control groups, all of whose processes are meant
+
+        self.last_others = 0  # how many the last reading had besides the process itself
 
     def pids(self) -> list[int]:
         """The process, and at this moment all others."""
-        below = descendants([self._pid, *self.roots], self._proc)
-        return list(dict.fromkeys([self._pid, *self.roots, *below]))
+        roots = [self._pid, *self.roots, *(pid for group in self.groups for pid in members(group))]
+        return list(dict.fromkeys([*roots, *descendants(roots, self._proc)]))
 
     def others(self) -> list[int]:
         """Likewise, without the process itself."""
@@ -59,7 +62,17 @@ class ProcessesProbe:
             except ProcessGoneError:
                 del found[key]
         self._others = found
+        self.last_others = len(readings) - 1
         return _together(readings) if len(readings) > 1 else memory
+
+    def by_process(self) -> dict[tuple[int, int], int]:
+        """RSS of each of the others, by number and start."""
+        held = {}
+        for pid in self.others():
+            began = began_at(pid, self._proc)
+            if began is not None:
+                held[pid, began] = sum(sample(pid, self._proc))
+        return held
 
     def resident_bytes(self) -> int:
         """RSS of all, at little cost, and without a new peak.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +25,17 @@ def descendants(roots: Iterable[int], proc: Path = _PROC) -> list[int]:
                 known.add(child)
                 found[child] = None
                 open_.append(child)
+    return [*found]
+
+
+def members(group: str) -> list[int]:
+    """The processes of a control group and of all groups below it (cgroups(7)); none of one that is gone."""
+    found: dict[int, None] = {}
+    for directory, _, files in os.walk(group):
+        if "cgroup.procs" in files:
+            with contextlib.suppress(OSError):
+                words = (Path(directory) / "cgroup.procs").read_text().split()
+                found |= dict.fromkeys(int(word) for word in words if word != "0")  # 0: not of ours to see
     return [*found]
 
 

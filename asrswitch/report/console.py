@@ -14,7 +14,8 @@ from rich.text import Text
 
 from asrswitch.allocators import AllocatorComparison, AllocatorFigures
 from asrswitch.errors import printable
-from asrswitch.plan import Model, Plan
+from asrswitch.model import Model
+from asrswitch.plan import Plan
 from asrswitch.records import Failure
 from asrswitch.report.units import REPORTED_FORM, TTFT_OF_PROCESSES, counted, reported_title
 from asrswitch.schedule import Cycle
@@ -29,6 +30,7 @@ _MIB = 1024 * 1024
 _STYLES = {Word.FLAT: "green", Word.PLATEAU: "green", Word.INCONCLUSIVE: "yellow", Word.LEAK: "bold red"}
 _DETAILED_FAILURES = 5
 _SLOW_SETTLING_MS = 10.0
+_RENEWED = {"failure": "after a failure", "large": "before a large model", "isolate": "to unload"}
 _CONTINUED = 2  # blanks before the rest of a line that a terminal has no room for
 
 
@@ -38,7 +40,7 @@ def render_schedule(plan: Plan, cycles: Sequence[Cycle]) -> list[RenderableType]
     for name in ("cycle", "iteration", "model", "phases"):
         table.add_column(name, justify="right" if name in ("cycle", "iteration") else "left")
     for cycle in cycles:
-        phases = ["load"] * cycle.load + ["transcribe"] * len(plan.clips)
+        phases = ["load"] * cycle.load + ["infer" if plan.prompts else "transcribe"] * len(plan.inputs)
         phases.append("unload" if cycle.release.value == "destroy" else "restart")
         table.add_row(str(cycle.index), str(cycle.iteration), Text(cycle.model.label), ", ".join(phases))
     heading = f"{len(cycles)} cycles, {plan.strategy.value}, {plan.threads} threads, to {printable(plan.out)}"
@@ -167,6 +169,15 @@ def _memory_lines(summary: Summary) -> list[str]:
         lines.append(
             f"budget: {restarts} of the worker to make room, {counted(budgets.refused, 'load')} refused"
         )
+    if packed := summary.packed:
+        lines.append(
+            f"packed: {packed.hits:,} of {counted(packed.turns, 'turn')} found their model loaded, "
+            f"{counted(packed.evictions, 'eviction')}; "
+            f"about {packed.saved_ms / 1e3:,.2f} s of loads and unloads were saved"
+        )
+    if summary.renewals and summary.renew_ms:
+        why = ", ".join(f"{count:,} {_RENEWED[reason]}" for reason, count in summary.renewals.items())
+        lines.append(f"server started anew: {why}; {_middle(summary.renew_ms, ',.1f')} ms")
     group = summary.group
     if group and group.limit is not None:
         peak = group.highest if group.peak is None else group.peak
@@ -208,11 +219,14 @@ def _models_table(models: Sequence[ModelSummary]) -> Table:
         ("load, ms", lambda m: _middle(m.load_ms, ",.1f")),
         ("TTFT, ms", lambda m: _middle(m.ttft_ms, ",.1f")),
         ("first callback, ms", lambda m: _middle(m.first_callback_ms, ",.1f")),
+        ("inference, ms", lambda m: _middle(m.inference_ms, ",.1f")),
+        ("first inference, ms", lambda m: _middle(m.first_inference_ms, ",.1f")),
         ("chars/s", lambda m: _middle(m.chars_per_s, ",.1f")),
         ("tokens/s", lambda m: _middle(m.tokens_per_s, ",.1f")),
         ("RTF", lambda m: _middle(m.rtf, ".3g")),
         ("WER, %", lambda m: _percent(None if m.synthetic else m.wer)),
         ("CER, %", lambda m: _percent(None if m.synthetic else m.cer)),
+        ("checks passed", passed),
         ("unload, ms", lambda m: _middle(m.unload_ms, ",.1f")),
         ("restart, ms", lambda m: _middle(m.restart_ms, ",.1f")),
         ("switch, ms", lambda m: _middle(m.switch_ms, ",.1f")),
@@ -273,6 +287,11 @@ def _middle(spread: Spread | None, form: str, unit: float = 1) -> str:
 def proof(cache: CacheProof | None) -> str:
     """What a model was loaded from, and before how many loads that is proven."""
     return "–" if cache is None else f"{cache.wanted.value} file, {cache.proven:,} of {cache.loads:,} proven"
+
+
+def passed(model: ModelSummary) -> str:
+    """How many of the answers that were checked are right."""
+    return f"{model.passed:,} of {model.checked:,}" if model.checked else "–"
 
 
 def _percent(rate: float | None) -> str:

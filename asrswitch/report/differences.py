@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from asrswitch.records import Record, Transcription
+from asrswitch.records import Record, Run, Transcription
 
 LONGEST = 2_000  # characters of a text that are shown at most: matching takes the square of them
 _SHORTEST = 80
@@ -36,6 +36,7 @@ class Heard(msgspec.Struct, frozen=True):
     first_iteration: int
     pieces: list[Piece]  # beside the normalised reference; empty where there is none
     cut: int  # characters that are not shown
+    check: str | None  # what it says, where there is one
 
 
 class Transcripts(msgspec.Struct, frozen=True):
@@ -44,6 +45,7 @@ class Transcripts(msgspec.Struct, frozen=True):
     model: str
     clip: str
     reference: str | None
+    prompt: str | None  # the text that is answered; None of clips
     heard: list[Heard]  # most frequent first
     texts: int  # in all
 
@@ -55,9 +57,11 @@ def transcripts(records: Sequence[Record], budget: int) -> list[Transcripts]:
         records: of a run.
         budget: characters that all of them may show.
     """
+    run = records[0]
+    prompts = {prompt.name: prompt.text for prompt in run.plan.prompts} if isinstance(run, Run) else {}
     groups: dict[tuple[str, str], dict[str, list[Transcription]]] = {}
     for record in records:
-        if isinstance(record, Transcription):
+        if isinstance(record, Transcription) and record.gives == "text":
             by_text = groups.setdefault((record.model, record.clip), {})
             by_text.setdefault(record.text, []).append(record)
     shown = sum(min(len(by_text), MOST_TEXTS) for by_text in groups.values())
@@ -67,7 +71,17 @@ def transcripts(records: Sequence[Record], budget: int) -> list[Transcripts]:
         ordered = sorted(by_text.values(), key=len, reverse=True)
         reference = ordered[0][0].reference
         heard = [_heard(those, longest) for those in ordered[:MOST_TEXTS]]
-        found.append(Transcripts(model, clip, reference and reference[:longest], heard, len(ordered)))
+        prompt = prompts.get(clip)
+        found.append(
+            Transcripts(
+                model,
+                clip,
+                reference and reference[:longest],
+                prompt and prompt[:longest],
+                heard,
+                len(ordered),
+            )
+        )
     return found
 
 
@@ -99,4 +113,12 @@ def _heard(those: Sequence[Transcription], longest: int) -> Heard:
         first_iteration=first.iteration,
         pieces=pieces,
         cut=max(0, max(len(first.text), len(first.normalised), len(reference or "")) - longest),
+        check=_check(first),
     )
+
+
+def _check(record: Transcription) -> str | None:
+    if record.check is None:
+        return None
+    why = f": {record.check.reason}" if record.check.reason else ""
+    return f"check {'passed' if record.check.passed else 'failed'}{why}"

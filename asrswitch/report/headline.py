@@ -137,10 +137,11 @@ def _cost(summary: Summary) -> str | None:
     """What switching to each model takes, and the first text after it."""
     told = []
     for model in summary.models:
-        switch, first = model.switch_ms or model.load_ms, model.ttft_ms
+        switch, first = model.switch_ms or model.load_ms, model.ttft_ms or model.first_inference_ms
+        named = "first text" if model.ttft_ms else "first embedding"
         if switch and first:
             what = "switch to" if model.switch_ms else "load of"
-            told.append(f"{what} {model.label} {switch.median:,.1f} ms, first text {first.median:,.1f} ms")
+            told.append(f"{what} {model.label} {switch.median:,.1f} ms, {named} {first.median:,.1f} ms")
         elif first and not summary.loads:
             told.append(f"first text of {model.label} {first.median:,.1f} ms from its process's start")
     if not told:

@@ -23,7 +23,7 @@ from asrswitch import __version__
 from asrswitch.judged import judged_readings
 from asrswitch.records import Failure, Point
 from asrswitch.report import charts, series
-from asrswitch.report.console import proof, render_allocators, render_strategies, reported_names
+from asrswitch.report.console import passed, proof, render_allocators, render_strategies, reported_names
 from asrswitch.report.differences import Transcripts, transcripts
 from asrswitch.report.headline import Headline, headline, run_headline
 from asrswitch.report.recommendations import figure_texts, merged
@@ -43,11 +43,19 @@ _MOST_SUBJECTS = 6  # of verdicts: where models stay loaded, each is judged by i
 _MOST_CHARACTERS = 60_000  # of texts
 _LONGEST_MESSAGE = 500
 _MOST_FAILURES = 10  # kinds
-_TIMES = {"load_ms": "load", "ttft_ms": "TTFT", "switch_ms": "switch", "unload_ms": "unload"}
+_TIMES = {
+    "load_ms": "load",
+    "ttft_ms": "TTFT",
+    "inference_ms": "inference",
+    "switch_ms": "switch",
+    "unload_ms": "unload",
+}
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _FIGURES: tuple[tuple[str, str, str, float], ...] = (  # name, title with unit, format, scale
     ("load_ms", "load, ms", ",.1f", 1),
     ("ttft_ms", "TTFT, ms", ",.1f", 1),
+    ("inference_ms", "inference, ms", ",.1f", 1),
+    ("first_inference_ms", "first inference, ms", ",.1f", 1),
     ("first_callback_ms", "first callback, ms", ",.1f", 1),
     ("chars_per_s", "chars/s", ",.1f", 1),
     ("tokens_per_s", "tokens/s", ",.1f", 1),
@@ -195,6 +203,8 @@ def _figures(models: Sequence[ModelSummary]) -> Grid:
                 for model, rate in zip(models, rates, strict=True)
             ]
             rows.append([Cell(f"{name.upper()}, %"), *cells])
+    if any(model.checked for model in models):
+        rows.append([Cell("checks passed"), *(Cell(passed(model)) for model in models)])
     if any(model.cache for model in models):
         rows.append([Cell("loads from"), *(Cell(proof(model.cache)) for model in models)])
     peaks = [

@@ -157,6 +157,8 @@ def _fact(record: Record) -> str | None:
     if isinstance(record, Load):
         return f"load {record.load_ms:.1f} ms"
     if isinstance(record, Transcription):
+        if record.gives == "embedding":
+            return f"embedding {record.figures.inference_ms:.1f} ms"
         ttft = record.figures.ttft_ms
         return "no text" if ttft is None else f"TTFT {ttft:.1f} ms"
     if isinstance(record, Release):

@@ -160,7 +160,7 @@ def fit(series: Floats, verdict: SeriesVerdict) -> Fit | None:
 def times(run: ReportedRun) -> dict[str, dict[str, list[float]]]:
     """What the spreads of the summary are of: by figure and model, in ms and in the order of the run."""
     turns = turns_of(run.records)
-    names = ("ttft_ms", "load_ms", "unload_ms", "switch_ms")
+    names = ("ttft_ms", "inference_ms", "load_ms", "unload_ms", "switch_ms")
     figures: dict[str, dict[str, list[float]]] = {name: {} for name in names}
     for model in run.plan.models:
         label = model.label
@@ -168,6 +168,7 @@ def times(run: ReportedRun) -> dict[str, dict[str, list[float]]]:
         spoken = [record for turn in own for record in turn.transcriptions]
         found: dict[str, Sequence[float | None]] = {
             "ttft_ms": [record.figures.ttft_ms for record in spoken],
+            "inference_ms": [record.answered_ms for record in spoken if record.gives == "embedding"],
             "load_ms": [turn.load_ms for turn in own],
             "unload_ms": [turn.unload_ms for turn in own],
             "switch_ms": [

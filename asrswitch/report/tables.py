@@ -18,7 +18,7 @@ from asrswitch.errors import printable
 from asrswitch.figures import Figures
 from asrswitch.plan import LOG_NAME, Plan
 from asrswitch.records import Failure, OfCycle, Point, Transcription
-from asrswitch.report.console import render_allocators, render_strategies, render_summary, show
+from asrswitch.report.console import passed, render_allocators, render_strategies, render_summary, show
 from asrswitch.report.headline import headline
 from asrswitch.report.recommendations import recommendation_lines
 from asrswitch.report.runs import Report, ReportedRun
@@ -39,6 +39,7 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#&$])")
 _SIDE_BY_SIDE = (
     ("load", "load_ms", "ms"),
     ("TTFT", "ttft_ms", "ms"),
+    ("inference", "inference_ms", "ms"),
     ("tokens/s", "tokens_per_s", ""),
     ("unload", "unload_ms", "ms"),
     ("switch", "switch_ms", "ms"),
@@ -83,12 +84,21 @@ def side_by_side(runs: Sequence[ReportedRun]) -> Table:
             if any(spreads):
                 row = Text(f"{label}: {title}{f', {unit}' * bool(unit)}")
                 table.add_row(row, *(f"{spread.median:,.1f}" if spread else "–" for spread in spreads))
+        if any(model and model.checked for model in models):
+            table.add_row(
+                Text(f"{label}: checks passed"), *(passed(model) if model else "–" for model in models)
+            )
         proofs = [model.cache if model else None for model in models]
         if any(proofs):
             cells = (f"{proof.proven:,} of {proof.loads:,}" if proof else "–" for proof in proofs)
             table.add_row(Text(f"{label}: loads as --cache says, proven"), *cells)
     peaks = [run.summary.resident.peak if run.summary.resident else None for run in runs]
     table.add_row("peak, MiB", *("–" if peak is None else f"{peak / MIB:,.1f}" for peak in peaks))
+    totals = [run.summary.cycles_s for run in runs]
+    table.add_row("all cycles, s", *("–" if total is None else f"{total:,.1f}" for total in totals))
+    renewals = [sum(run.summary.renewals.values()) for run in runs]
+    if any(renewals):
+        table.add_row("servers started anew", *(f"{count:,}" for count in renewals))
     table.add_row("memory", *(run.summary.word.value for run in runs))
     table.add_row("failures", *(str(len(run.summary.failures) or "–") for run in runs))
     return table
@@ -140,6 +150,7 @@ def method(run: ReportedRun) -> list[tuple[str, str]]:
         ("samples of memory a second", f"{plan.sample_hz:g}"),
         *((f"model {model.label}", _file(model.path, model.bytes)) for model in plan.models),
         *((f"clip {index}", _file(clip.path, clip.bytes)) for index, clip in enumerate(plan.clips, 1)),
+        *((f"prompt {prompt.name}", prompt.text) for prompt in plan.prompts),
     ]
     if plan.memory_limit_bytes is not None:
         facts.append(("memory limit of the worker", f"{plan.memory_limit_bytes / MIB:,.0f} MiB"))
@@ -335,7 +346,7 @@ def _identity(run: ReportedRun) -> dict[str, Cell]:
         "context_tokens": plan.context,
         "memory_limit_bytes": plan.memory_limit_bytes,
         "metadata": "; ".join(f"{name}={value}" for name, value in sorted(plan.metadata.items())),
-        "clips": "; ".join(clip.path for clip in plan.clips),
+        "clips": "; ".join(plan.inputs),
         "iterations": summary.iterations_done,
         "finished": summary.finished,
         "verdict": summary.word.value,

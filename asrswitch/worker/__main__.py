@@ -85,7 +85,8 @@ def _answer(
             "malloc": heap.read(),
         }
     if command["command"] == "transcribe":
-        result = backend.infer(label, command["audio"])
+        given = command["prompt"] if "prompt" in command else command["audio"]
+        result = backend.infer(label, given)
         answer: Transcribed = {
             "submitted_ns": result.submitted_ns,
             "returned_ns": result.returned_ns,
@@ -104,6 +105,8 @@ def _answer(
         started_ns, ended_ns = backend.load(label, command["load"])
     elif command["command"] == "restart":
         started_ns, ended_ns = backend.restart(label)
+    elif command["command"] == "renew":
+        started_ns, ended_ns = backend.renew()
     else:
         started_ns, ended_ns = backend.unload(label)
     return {"started_ns": started_ns, "ended_ns": ended_ns, "malloc": heap.read()}

@@ -22,11 +22,21 @@ class Command(TypedDict, total=False):
     """A command; which of the other keys it has depends on ``command``."""
 
     command: Literal[
-        "load", "transcribe", "restart", "unload", "state", "trim", "memory_needs", "measure_ceiling", "exit"
+        "load",
+        "transcribe",
+        "restart",
+        "unload",
+        "renew",
+        "state",
+        "trim",
+        "memory_needs",
+        "measure_ceiling",
+        "exit",
     ]
     label: str  # which model is loaded, transcribes, restarts or is unloaded; left out where there is one
     load: LoadOptions
-    audio: str
+    audio: str  # a WAV file's path
+    prompt: str  # or a text, of backends that take that
     on_copy: bool  # beside "trim": on a copy of the worker, not on itself
     clip_s: float  # beside "load": memory_needs loads, asks and unloads
     ceiling: CeilingOptions
@@ -64,14 +74,20 @@ class Error(TypedDict):
     malloc: Malloc | None
 
 
-class Capabilities(TypedDict):
-    """What a backend can do."""
-
+class _Capabilities(TypedDict):
     streams: bool  # each token of the text is handed over as it is made
     loads: bool  # models stay loaded from a load to an unload; else each transcription loads anew
     restarts: bool  # a model can forget what it transcribed without being loaded again
     forces_language: bool
     runs_processes: bool  # others than the worker hold models, now and then or always
+
+
+class Capabilities(_Capabilities, total=False):
+    """What a backend can do, and what it takes and gives."""
+
+    takes: Literal["audio", "text"]  # audio where it does not say
+    gives: Literal["text", "embedding"]  # text where it does not say
+    renews: bool  # what holds the models can be started anew: a server
 
 
 class Hello(TypedDict):
@@ -83,15 +99,18 @@ class Hello(TypedDict):
 
 
 class State(TypedDict):
-    """Which processes besides the worker hold models now, and which models; None where that is not known."""
+    """Which processes besides the worker hold models now, and which models; None where that is not known.
 
-    processes: list[int]
+    A text among the processes is the directory of a control group, whose processes are meant.
+    """
+
+    processes: list[int | str]
     resident: list[str] | None
     malloc: Malloc | None
 
 
 class Done(TypedDict):
-    """A model was loaded, restarted or unloaded between these two times."""
+    """A model was loaded, restarted or unloaded, or a server renewed, between these two times."""
 
     started_ns: int
     ended_ns: int
@@ -125,7 +144,9 @@ class _Transcribed(TypedDict):
 
 
 class Transcribed(_Transcribed, total=False):
-    """A clip was transcribed. ``pieces``: when each text callback came, and the characters it completed.
+    """A clip was transcribed, or a prompt answered.
+
+    ``pieces``: when each text callback came, and the characters it completed.
 
     The rest is of backends that run processes, as in their ``Transcription``.
     """

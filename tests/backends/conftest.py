@@ -14,6 +14,8 @@ import pytest
 from asrswitch.cli import main
 from support import ROOT, without_progress
 
+TAKE_TEXT = ("ollama", "transformers", "sentence-transformers")
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -29,7 +31,8 @@ def run_backend(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ) -> subprocess.CompletedProcess[str]:
         words = ["--iters", str(iterations), "--backend", backend, "--out", str(tmp_path / out)]
         words += ["--order", "given", "--allow-concurrent", *options]
-        if "--audio" not in options:
+        takes_text = backend.partition(":")[0] in TAKE_TEXT
+        if not (takes_text or {"--audio", "--prompts"} & {*options}):
             words += ["--audio", str(clip)]
         for model in models:
             words += ["--model", model]

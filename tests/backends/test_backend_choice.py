@@ -26,7 +26,7 @@ GOOD = 'command = ["true", "{model}", "{audio}"]\n'
         (GOOD + "remov = []\n", "c.toml:2: remov: there is no such key; the keys are command, remove, text,"),
         (
             GOOD + "[figures]\nx = { patern = '(a)' }\n",
-            "patern: there is no such key; the keys are pattern",
+            "patern: there is no such key",
         ),
         ("command = []\n", "c.toml:1: command: its first word is to be a program"),
         ('command = [["true"], "{model}"]\n', "command: its first word is to be a program"),

@@ -15,7 +15,7 @@ from asrswitch.bench.measure import BenchRun, CeilingSet, Inference, Measurement
 from asrswitch.bench.plan import BenchPlan
 from asrswitch.bench.report import WRITERS, BenchReport, make_report, render_text
 from asrswitch.bench.summary import BenchSummary, summarise
-from asrswitch.plan import Model
+from asrswitch.model import Model
 from asrswitch.stages import Account, Stage
 
 ISAS = dict.fromkeys(CEILING_KINDS, "made up")

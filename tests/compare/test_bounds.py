@@ -43,7 +43,7 @@ def test_several_conditions() -> None:
         ("ttft>10%,", "''", "write for example"),
         ("ttft=10%", "'ttft=10%'", "write for example"),
         ("ttft>=10%", "'ttft>=10%'", "write for example"),
-        ("load>0,speed>10%", "'speed>10%': 'speed'", "use ttft, load"),
+        ("load>0,speed>10%", "'speed>10%': 'speed'", "use ttft, inference, load"),
         ("ttft>10", "'ttft>10'", "give percent"),
         ("ttft>10M", "'ttft>10M'", "give percent"),
         ("wer>1", "'wer>1'", "give percentage points"),

@@ -10,7 +10,8 @@ from made_runs import changed, compared, figure, make_run, side
 
 from asrswitch.compare.comparison import RUN_TO_RUN, Comparison, Evidence, Word
 from asrswitch.compare.runs import LoggedRun
-from asrswitch.plan import Model, Strategy
+from asrswitch.model import Model
+from asrswitch.plan import Strategy
 from asrswitch.records import Failure, Transcription
 from helpers.records import MIB
 

@@ -10,7 +10,8 @@ from made_runs import make_run, side
 from asrswitch.compare.runs import LoggedRun, read_sides, took_turns, what_differs, what_else_differs
 from asrswitch.errors import UsageError
 from asrswitch.machine import Machine
-from asrswitch.plan import Clip, Model
+from asrswitch.model import Model
+from asrswitch.plan import Clip
 from asrswitch.records import Record
 
 

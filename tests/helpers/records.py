@@ -9,7 +9,8 @@ import msgspec
 from asrswitch.figures import figure_out
 from asrswitch.machine import Machine
 from asrswitch.memory.probe import Memory
-from asrswitch.plan import Clip, Model, Plan, Strategy
+from asrswitch.model import Model
+from asrswitch.plan import Clip, Plan, Strategy
 from asrswitch.records import SCHEMA, Load, Malloc, Point, Reading, Record, Release, Run, Transcription
 from asrswitch.schedule import Release as ReleaseKind
 

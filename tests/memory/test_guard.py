@@ -94,6 +94,19 @@ def test_a_mapped_file_is_found_whatever_its_name(tmp_path: Path) -> None:
     assert not is_mapped(os.getpid(), "model.bin")  # a part of a name is not the file
 
 
+def test_a_mapping_of_a_file_in_a_directory_is_found_through_links(tmp_path: Path) -> None:
+    blob = tmp_path / "blobs" / "1234"
+    snapshot = tmp_path / "snapshots" / "main"
+    for directory in (blob.parent, snapshot / "empty"):
+        directory.mkdir(parents=True)
+    blob.write_bytes(b"x" * 4096)
+    (snapshot / "weights").symlink_to(blob)
+    assert not is_mapped(os.getpid(), str(snapshot))
+    with blob.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        assert is_mapped(os.getpid(), str(snapshot)) and is_mapped(os.getpid(), str(tmp_path))
+        assert not is_mapped(os.getpid(), str(snapshot / "empty"))
+
+
 class Clock:
     """Time that passes only while somebody sleeps."""
 

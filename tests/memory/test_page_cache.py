@@ -64,6 +64,27 @@ def test_a_directory_is_all_files_below_it(file: Path) -> None:
     assert (warm.before_bytes, warm.resident_bytes, warm.proven) == (SIZE, 2 * SIZE, True)
 
 
+def test_a_hubs_snapshot_is_links_and_each_file_counts_once(file: Path) -> None:
+    snapshot = file.parent / "snapshots" / "main"
+    snapshot.mkdir(parents=True)
+    for name in ("weights.bin", "the-same.bin"):
+        (snapshot / name).symlink_to(file)
+    (snapshot / "gone").symlink_to(file.parent / "no-such-file")
+    for state, resident in (("cold", 0), ("warm", SIZE)):
+        found = prepare(snapshot, state)
+        assert (found.bytes, found.resident_bytes, found.proven) == (SIZE, resident, True)
+    assert prepare(file, "cold").before_bytes == SIZE
+    assert bytes_read_from_disk(snapshot / "weights.bin") >= SIZE
+
+
+def test_one_file_that_stays_is_no_proof_for_its_directory(file: Path) -> None:
+    (file.parent / "other.bin").write_bytes(os.urandom(4096))
+    with mapped_and_locked(file) as pid:
+        found = prepare(file.parent, "cold")
+    assert (found.proven, found.resident_bytes) == (False, SIZE)
+    assert found.reason is not None and f"process {pid} (" in found.reason
+
+
 def test_what_is_as_it_was_to_be_stays_so(file: Path) -> None:
     prepare(file, "cold")
     assert prepare(file, "cold").before_bytes == 0

@@ -15,7 +15,7 @@ import pytest
 from asrswitch.memory.probe import MemoryProbe, ProcessGoneError
 from asrswitch.memory.processes import ProcessesProbe
 from asrswitch.memory.sampler import Sampler
-from asrswitch.native.processes import began_at, descendants, name_of, state_of
+from asrswitch.native.processes import began_at, descendants, members, name_of, state_of
 from support import alive, wait_for
 
 MIB = 1 << 20
@@ -141,3 +141,23 @@ def test_facts_of_a_process(nested: Nested) -> None:
     assert began is not None and own is not None and began >= own
     gone = 2**22 - 1
     assert (state_of(gone), began_at(gone), name_of(gone), descendants([gone])) == (None, None, "?", [])
+
+
+def test_processes_of_control_groups_are_read_too(nested: Nested, tmp_path: Path) -> None:
+    first, (second,) = nested(4, 24)
+    below = tmp_path / "group" / "below"
+    below.mkdir(parents=True)
+    (tmp_path / "group" / "cgroup.procs").write_text("")
+    (below / "cgroup.procs").write_text(f"{second}\n0\n")
+    probe = ProcessesProbe(os.getpid())
+    assert members(str(tmp_path / "group")) == [second]
+    assert members(str(tmp_path / "none")) == []
+    probe.roots = ()
+    before = probe.read()
+    held = probe.by_process()
+    assert {pid for pid, _ in held} >= {first.pid, second}  # which are below this process already
+    other = ProcessesProbe(1)
+    other.groups = (str(tmp_path / "group"),)
+    assert second in other.others() and first.pid not in other.roots
+    assert before.rss_bytes > 24 * MIB and sum(held.values()) > 28 * MIB
+    assert probe.last_others == len(held)

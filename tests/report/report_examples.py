@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from asrswitch.memory.sampler import Samples
-from asrswitch.plan import LOG_NAME, Clip, Model
+from asrswitch.model import Model
+from asrswitch.plan import LOG_NAME, Clip
 from asrswitch.records import (
     End,
     Failure,

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from rules_examples import FLAT, all_rules, replace, spread, verdict
 
-from asrswitch.plan import Model, Strategy
+from asrswitch.model import Model
+from asrswitch.plan import Strategy
 from asrswitch.report.recommendations import figure_text, recommendation_lines
 from asrswitch.rules.recommend import recommend
 from asrswitch.rules.result import Figure, Unit

@@ -15,7 +15,14 @@ from asrswitch.worker.protocol import Capabilities, LoadOptions
 
 DEFAULT = "chatllm"
 GROUP = "asrswitch.backends"
-_OURS = {DEFAULT: ("chatllm", "Models"), "command": ("command", "CommandBackend")}
+_OURS = {
+    DEFAULT: ("chatllm", "Models"),
+    "command": ("command", "CommandBackend"),
+    "ollama": ("ollama", "OllamaBackend"),
+    "openai": ("openai", "OpenAIBackend"),
+    "sentence-transformers": ("sentence_transformers", "SentenceTransformersBackend"),
+    "transformers": ("transformers", "TransformersBackend"),
+}
 
 
 class BackendError(Exception):
@@ -26,7 +33,7 @@ class BackendError(Exception):
 
 
 class Transcription:
-    """What one clip gave. Times are ``time.monotonic_ns()``."""
+    """What one clip or prompt gave. Times are ``time.monotonic_ns()``."""
 
     def __init__(
         self,
@@ -41,9 +48,9 @@ class Transcription:
         """Keep what is given.
 
         Args:
-            submitted_ns: when the clip was handed over.
+            submitted_ns: when the clip or prompt was handed over.
             returned_ns: when everything was over.
-            pieces: when each piece of the text came, and its characters.
+            pieces: when each piece of the text came, and its characters; none of an embedding.
             statistics: lines that the engine says of itself.
             peak_rss_bytes: of processes that this ran and that are gone.
             reported: numbers that a program says of itself, as ``tokens``; times in ms have names that end in
@@ -75,8 +82,11 @@ class Backend(Protocol):
         """
         ...
 
-    def infer(self, label: str, audio: str) -> Transcription:
-        """Transcribe a WAV file (16 kHz, mono, 16 bits) with nothing remembered of earlier ones."""
+    def infer(self, label: str, given: str) -> Transcription:
+        """Transcribe a WAV file (16 kHz, mono, 16 bits) with nothing remembered of earlier ones.
+
+        Where ``capabilities["takes"]`` is "text", what is given is a prompt and not a file's path.
+        """
         ...
 
     def restart(self, label: str) -> tuple[int, int]:
@@ -87,13 +97,31 @@ class Backend(Protocol):
         """Give back all of a model's memory; when that began and ended."""
         ...
 
-    def processes(self) -> Sequence[int]:
-        """Besides this process, those that hold models now; their descendants are found by who asks."""
+    def renew(self) -> tuple[int, int]:
+        """Start anew what holds the models, with nothing loaded; when that began, and when it could load.
+
+        Asked only where ``capabilities["renews"]`` says so, after a failure or to make room.
+        """
+        ...
+
+    def processes(self) -> Sequence[int | str]:
+        """Besides this process, those that hold models now; their descendants are found by who asks.
+
+        A text is the directory of a control group, as of a container: its processes are meant.
+        """
         ...
 
     def resident(self) -> Sequence[str] | None:
-        """The labels of the models that are loaded now; None where that cannot be told."""
+        """The labels of the models that are loaded now; None where that cannot be told.
+
+        A model that was not loaded from here is called as who holds it calls it.
+        """
         ...
+
+
+def ours() -> list[str]:
+    """The backends that come with this package."""
+    return [*_OURS]
 
 
 def is_ours(name: str) -> bool:

@@ -43,8 +43,8 @@ class Models(Backend):
     def load(self, label: str, options: LoadOptions) -> tuple[int, int]:
         return self._of(label).load(options)
 
-    def infer(self, label: str, audio: str) -> Transcription:
-        return self._of(label).transcribe(audio)
+    def infer(self, label: str, given: str) -> Transcription:
+        return self._of(label).transcribe(given)
 
     def restart(self, label: str) -> tuple[int, int]:
         return self._of(label).restart()
@@ -52,7 +52,10 @@ class Models(Backend):
     def unload(self, label: str) -> tuple[int, int]:
         return self._of(label).unload()
 
-    def processes(self) -> Sequence[int]:
+    def renew(self) -> tuple[int, int]:
+        raise BackendError("models are held by the worker itself: there is nothing else to start anew")
+
+    def processes(self) -> Sequence[int | str]:
         return ()
 
     def resident(self) -> Sequence[str]:

@@ -72,14 +72,17 @@ class CommandBackend(Backend):
     def unload(self, label: str) -> tuple[int, int]:
         raise BackendError("each transcription is a process of its own: there is nothing to unload")
 
-    def processes(self) -> Sequence[int]:
+    def renew(self) -> tuple[int, int]:
+        raise BackendError("each transcription is a process of its own: there is nothing to start anew")
+
+    def processes(self) -> Sequence[int | str]:
         return ()  # one that runs is a child of this process, and none runs between transcriptions
 
     def resident(self) -> Sequence[str]:
         return ()
 
-    def infer(self, label: str, audio: str) -> Transcription:
-        words = fill_in(self._words, values_of(self._options[label], audio))
+    def infer(self, label: str, given: str) -> Transcription:
+        words = fill_in(self._words, values_of(self._options[label], given))
         submitted_ns = time.monotonic_ns()
         process = self._start([self._program, *words[1:]])
         output = _Output(process)

@@ -1,0 +1,1 @@
+"""What models that take text are given, and whether what they answer is right."""

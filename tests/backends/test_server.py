@@ -1,0 +1,168 @@
+"""Requests to a server that answers as it is told, and its restart by a command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from asrswitch.worker.backends import BackendError
+from asrswitch.worker.backends.server import Server, memory_group
+from support import wait_for
+
+Answering = Callable[..., tuple[str, list[bytes]]]
+
+
+@pytest.fixture
+def answering() -> Iterator[Answering]:
+    """Servers that send these bytes to who connects, and close: their address, and what they heard."""
+    with contextlib.ExitStack() as stack:
+
+        def start(answer: bytes) -> tuple[str, list[bytes]]:
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            heard: list[bytes] = []
+
+            def serve() -> None:
+                with contextlib.suppress(OSError):
+                    while True:
+                        with listening.accept()[0] as connection:
+                            heard.append(request(connection))
+                            connection.sendall(answer)
+
+            threading.Thread(target=serve, daemon=True).start()
+            return f"http://127.0.0.1:{listening.getsockname()[1]}", heard
+
+        yield start
+
+
+def request(connection: socket.socket) -> bytes:
+    """All of a request, head and body."""
+    said = b""
+    while b"\r\n\r\n" not in said:
+        said += connection.recv(1 << 16)
+    length = re.search(rb"Content-Length: (\d+)", said)
+    while length and len(said.partition(b"\r\n\r\n")[2]) < int(length[1]):
+        said += connection.recv(1 << 16)
+    return said
+
+
+def http(body: bytes, status: str = "200 OK", length: int | None = None) -> bytes:
+    size = len(body) if length is None else length
+    return f"HTTP/1.1 {status}\r\nContent-Length: {size}\r\n\r\n".encode() + body
+
+
+def test_json_goes_there_and_back(answering: Answering) -> None:
+    url, heard = answering(http(b'{"models": []}'))
+    server = Server(f"{url}/below/", headers={"Authorization": "Bearer secret"})
+    assert server.call("POST", "/load", {"model": "a"}) == {"models": []}
+    head, _, body = heard[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /below/load HTTP/1.1")
+    assert b"Authorization: Bearer secret" in head and b"Content-Type: application/json" in head
+    assert body == b'{"model": "a"}'
+    assert Server(answering(http(b""))[0]).call("GET", "/") is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"", "/x: EOF: the server closed the connection"),
+        (http(b"{}", length=100), "/x: EOF: the server closed the connection"),
+        (http(b"<html>"), "/x: the reply is no JSON (<html>); is this the right server?"),
+        (http(b'{"error": "no such model"}', "404 Not Found"), "/x: status 404: no such model; see"),
+        (http(b'{"error": {"message": "boom"}}', "500 Oh"), "/x: status 500: boom; see"),
+        (http(b'{"detail": "busy"}', "503 Oh"), "/x: status 503: busy; see"),
+        (http(b"line\nline", "500 Oh"), "/x: status 500: line line; see"),
+        (http(b"", "502 Oh"), "/x: status 502: nothing; see"),
+        (b"SSH-2.0-OpenSSH\r\n", "/x: the answer is no HTTP (SSH-2.0-OpenSSH); is this the right server?"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(answer: bytes, says: str, answering: Answering) -> None:
+    url, _ = answering(answer)
+    with pytest.raises(BackendError, match=re.escape(says)) as raised:
+        Server(url).call("GET", "/x")
+    assert str(raised.value).startswith(url) and "\n" not in str(raised.value)
+
+
+def test_a_server_that_is_not_there(answering: Answering) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(BackendError, match="no server answers; start it, or correct its address"):
+        Server(url).call("GET", "/")
+
+
+def test_its_process_is_who_listens_unless_it_is_said(answering: Answering) -> None:
+    url, _ = answering(http(b""))
+    assert Server(url).processes() == [os.getpid()]
+    assert Server(url, pid=1).processes() == [1]
+    assert Server("http://127.0.0.1:1").processes() == []
+
+
+def test_a_restart_is_over_once_the_server_answers(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = tmp_path / "server.py"
+    program.write_text(
+        "import http.server, os, time\n"
+        "if os.fork():\n    os._exit(0)\n"
+        "time.sleep(0.2)\n"
+        "handler = http.server.SimpleHTTPRequestHandler\n"
+        f"http.server.HTTPServer(('127.0.0.1', {port}), handler).serve_forever()\n"
+    )
+    server = Server(f"http://127.0.0.1:{port}", restart=[sys.executable, "-S", str(program)])
+    assert server.can_restart
+    began, ended = server.restart()
+    assert ended - began >= 200e6
+    (pid,) = server.processes()
+    assert isinstance(pid, int) and pid != os.getpid()
+    os.kill(pid, 9)
+    wait_for(lambda: not server.processes())
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("/no/such/program", "/no/such/program: cannot be run (No such file or directory); correct restart"),
+        ("sh -c 'exit 3'", "sh -c exit 3: ended with exit code 3"),
+        ("sleep 30", "sleep 30: has not come to an end within 0.3 s"),
+        ("true", "the restarted server does not answer within 0.3 s"),
+    ],
+)
+def test_a_restart_that_fails_says_why(command: str, says: str) -> None:
+    server = Server("http://127.0.0.1:1", restart=shlex.split(command), answers_within_s=0.3)
+    with pytest.raises(BackendError, match=re.escape(says)):
+        server.restart()
+
+
+def test_a_container_is_its_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(f"#!/bin/sh\n[ $4 = llm ] && echo {os.getppid()}\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    server = Server("http://127.0.0.1:1", docker="llm")
+    assert server.can_restart
+    assert server.processes() == [os.getppid()]  # of our own group: its processes are not all the container's
+    assert Server("http://127.0.0.1:1", docker="none").processes() == []
+
+
+@pytest.mark.parametrize(("line", "directory"), [("0::/box", "box"), ("5:cpu,memory:/box", "memory/box")])
+def test_a_control_group_is_found_where_it_is_another_than_ours(
+    line: str, directory: str, tmp_path: Path
+) -> None:
+    proc, groups = tmp_path / "proc", tmp_path / "groups"
+    for pid, said in ((os.getpid(), line.replace("box", "other")), (7, line)):
+        (proc / str(pid)).mkdir(parents=True)
+        (proc / str(pid) / "cgroup").write_text(f"1:cpuset:/box\n{said}\n")
+    assert memory_group(7, proc, groups) is None
+    (groups / directory).mkdir(parents=True)
+    (groups / directory / "cgroup.procs").write_text("7\n")
+    assert memory_group(7, proc, groups) == str(groups / directory)
+    (proc / str(os.getpid()) / "cgroup").write_text(f"{line}\n")
+    assert memory_group(7, proc, groups) is None

@@ -1,0 +1,44 @@
+"""`python ollama_restart.py DIRECTORY`: ends the server of ollama_server.py, if there is one, and starts it.
+
+As a service manager's command it comes to an end, and the server stays.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def end(directory: Path) -> None:
+    """Kill the server, and wait until it is gone."""
+    try:
+        pid = int((directory / "pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        while state_of(pid) != "Z":
+            time.sleep(0.002)
+    except OSError:  # there was none, or it is gone
+        return
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def start(directory: Path) -> None:
+    program = Path(__file__).with_name("ollama_server.py")
+    words = [sys.executable, "-S", "-E", str(program), str(directory)]
+    log = str(directory / "log")
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    os.posix_spawn(words[0], words, {"MALLOC_ARENA_MAX": "1"}, file_actions=actions, setsid=True)
+
+
+if __name__ == "__main__":
+    end(Path(sys.argv[1]))
+    start(Path(sys.argv[1]))
