@@ -16,6 +16,7 @@ from asrswitch.conditions import Conditions
 from asrswitch.errors import LogError
 from asrswitch.figures import Figures
 from asrswitch.machine import Machine
+from asrswitch.memory.gpu import GpuMemory
 from asrswitch.memory.probe import Memory
 from asrswitch.memory.sampler import Samples
 from asrswitch.plan import CacheState, Plan
@@ -97,6 +98,7 @@ class Reading(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="readi
     malloc: Malloc | None  # of the worker
     processes: int | None = None  # that were read besides the worker; None where there are never others
     resident: tuple[str, ...] | None = None  # models that are loaded, by the backend's account, if it has one
+    gpu: GpuMemory | None = None  # None where no NVIDIA GPU tells, and of backends that use none
 
 
 class Renewal(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="renewal"):

@@ -31,6 +31,7 @@ from asrswitch.memory.budget import (
     sources,
     weigh,
 )
+from asrswitch.memory.gpu import open_gpus
 from asrswitch.memory.guard import ConcurrentError, Slate, is_mapped, refuse_other_workers, settle
 from asrswitch.memory.page_cache import Residency, prepare
 from asrswitch.memory.probe import Memory, MemoryProbe, ProcessGoneError
@@ -203,6 +204,7 @@ class Runner:
         self._workers = max(started, default=0)
         self._packing: Packing | None = None  # where models stay loaded as far as there is room
         self._packing_bytes = 0  # for all of them
+        self._gpus = None if plan.backend.is_default else open_gpus()  # ours uses none
         self._renewal_due = False  # something failed, and what is left of it in a server is not known
         self._started = bool(started)  # whether any worker ever was
         self._phase: Phase = "start"
@@ -252,6 +254,8 @@ class Runner:
         if self._worker:
             self._worker.process.kill()
             self._worker.sampler.close()
+        if self._gpus:
+            self._gpus.close()
         self._end(error)
 
     def run(self, cycles: Iterable[Cycle]) -> None:
@@ -735,6 +739,9 @@ class Runner:
                 malloc=malloc,
                 processes=worker.others.last_others if worker.others else None,
                 resident=None if worker.resident is None else tuple(worker.resident),
+                gpu=self._gpus.read(worker.others.pids() if worker.others else [worker.pid])
+                if self._gpus
+                else None,
             )
         )
         trims = self._plan.trim is not Trimming.NEVER and not worker.is_server

@@ -100,6 +100,8 @@ class ModelSummary(msgspec.Struct, frozen=True):
     load_overhead_bytes: Spread | None
     unload_release_bytes: Spread | None
     net_growth_bytes: Spread | None
+    gpu_overhead_bytes: Spread | None  # GPU memory after the first answers, above that before the load
+    gpu_growth_bytes: Spread | None  # after the unload, above that before the load
     # Of a turn as the strategy has it again and again: where models stay loaded, not the first and the last.
     answer_ms: Spread | None  # load and TTFT: what a user waits who asks for a model that has no turn
     overhead_ms: Spread | None  # load and release: what switching adds to transcribing
@@ -416,6 +418,12 @@ def _model(
         ),
         net_growth_bytes=_spread(
             turn.rss_above(["after_unload"], "before_load") for turn in [*destroyed, *processes]
+        ),
+        gpu_overhead_bytes=_spread(
+            turn.gpu_above("after_infer", "before_load") for turn in turns if turn.load
+        ),
+        gpu_growth_bytes=_spread(
+            turn.gpu_above("after_unload", "before_load") for turn in [*destroyed, *processes]
         ),
         answer_ms=_spread(turn.answer_ms for turn in answering),
         overhead_ms=_spread(turn.overhead_ms for turn in [*usual, *processes] if not (stays and turn.load)),

@@ -34,6 +34,7 @@ class Turn(msgspec.Struct):
     transcriptions: list[Transcription] = []
     release: Release | None = None
     readings: dict[Point, Memory] = {}
+    gpu_bytes: dict[Point, int] = {}  # of the processes, or of all where these cannot be told apart
     malloc: Malloc | None = None  # after the release
     trim: Trim | None = None
     sampled_anonymous_bytes: int | None = None  # the most of the samples until the release
@@ -162,6 +163,11 @@ class Turn(msgspec.Struct):
             return None
         return max(self.readings[point].rss_bytes for point in high) - self.readings[low].rss_bytes
 
+    def gpu_above(self, high: Point, low: Point) -> int | None:
+        """Likewise one reading of GPU memory less another."""
+        both = high in self.gpu_bytes and low in self.gpu_bytes
+        return self.gpu_bytes[high] - self.gpu_bytes[low] if both else None
+
     @property
     def _loaded(self) -> list[Memory]:
         points: tuple[Point, ...] = ("after_load", "after_infer")
@@ -201,6 +207,9 @@ def turns_of(records: Sequence[Record]) -> list[Turn]:
                     turn.baseline = baselines.get(record.worker)
                     turn.empty = not loaded.get(record.worker)
             turn.readings[record.point] = record.memory
+            if gpu := record.gpu:
+                known = gpu.processes_bytes
+                turn.gpu_bytes[record.point] = gpu.used_bytes if known is None else known
         elif isinstance(record, Load):
             turn.load = record
             loaded.setdefault(record.worker, set()).add(record.model)

@@ -233,6 +233,8 @@ def _models_table(models: Sequence[ModelSummary]) -> Table:
         ("load overhead, MiB", lambda m: _middle(m.load_overhead_bytes, ",.2f", _MIB)),
         ("unload release, MiB", lambda m: _middle(m.unload_release_bytes, ",.2f", _MIB)),
         ("net growth, MiB", lambda m: _middle(m.net_growth_bytes, ",.2f", _MIB)),
+        ("GPU, load overhead, MiB", lambda m: _middle(m.gpu_overhead_bytes, ",.2f", _MIB)),
+        ("GPU, net growth, MiB", lambda m: _middle(m.gpu_growth_bytes, ",.2f", _MIB)),
     ]
     if any(model.cache for model in models):
         rows += [

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from asrswitch.records import Failure, Load, Reading, Release, Run, Transcription
+from asrswitch.memory.gpu import GpuMemory
+from asrswitch.records import Failure, Load, Reading, Release, Run, Transcription, WorkerStarted
 from helpers.backend_runs import log_of, summary_of
 from support import ROOT
 
@@ -185,3 +186,40 @@ def test_memory_of_its_processes_is_read_and_what_stays_is_named(
     readings = {r.point: r.memory.rss_bytes for r in log_of(tmp_path, "keeps") if isinstance(r, Reading)}
     assert readings["after_unload"] - readings["before_load"] > 32 << 20
     assert "the backend says itself that it still has small" in done.stdout
+
+
+class CountingGpus:
+    """A GPU on which each reading finds 10 MiB more, and then begins again."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+
+    def read(self, pids: list[int]) -> GpuMemory:
+        self.asked.append(pids)
+        return GpuMemory(10 * (len(self.asked) % 4) << 20, 99 << 20, 1 << 30)
+
+    def close(self) -> None:
+        self.asked.append([])
+
+
+def test_memory_of_gpus_stands_in_readings_and_tables(
+    install: Callable[..., None],
+    run_backend: RunBackend,
+    weights: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(example())
+    gpus = CountingGpus()
+    monkeypatch.setattr("asrswitch.runner.open_gpus", lambda: gpus)
+    done = run_backend("toy", weights[0], iterations=2)
+    assert done.returncode == 0, done.stderr
+    records = log_of(tmp_path)
+    (worker,) = [record.pid for record in records if isinstance(record, WorkerStarted)]
+    assert gpus.asked == [[worker]] * 8 + [[]]
+    told = [r.gpu.processes_bytes for r in records if isinstance(r, Reading) and r.gpu]
+    assert told == [10 << 20, 20 << 20, 30 << 20, 0] * 2
+    model = summary_of(tmp_path)["models"][0]
+    assert model["gpu_overhead_bytes"]["median"] == 20 << 20
+    assert model["gpu_growth_bytes"]["median"] == -(10 << 20)
+    assert "GPU, load overhead, MiB" in done.stdout
