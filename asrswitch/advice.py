@@ -302,4 +302,7 @@ def _unknown(records: Sequence[Record], readings: Sequence[Reading]) -> Iterator
     if any(reading.memory.source == "status" for reading in readings):
         yield Advice("PSS and USS are unknown: this kernel has no smaps_rollup, or hides it", "")
     if any(reading.malloc is None for reading in readings) and not _asks_server(records):
-        yield Advice("who holds the heap is unknown: the C library has no mallinfo2", "")
+        yield Advice(
+            "who holds the heap is unknown: the C library has no mallinfo2, or another allocator took over",
+            "",
+        )

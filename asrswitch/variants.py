@@ -24,6 +24,9 @@ from asrswitch.plan import (
 ALL = "all"  # of strategies or allocators
 _MOST_ROUNDS = 10
 _SHORTEST_ROUND = 12  # iterations; a verdict needs ten in one worker, and the last of a round is another
+_LONGER_ROUND = (
+    50  # of other backends: their workers take seconds to start, and tens of iterations to warm up
+)
 _MOST_RUNS = 64
 
 
@@ -118,7 +121,8 @@ def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], n
         raise UsageError(f"--iters {options.iterations}: runs that are compared are of one length; give it")
     rounds = 1
     if len(plans) > 1:
-        rounds = max(1, min(_MOST_ROUNDS, plans[0].iterations // _SHORTEST_ROUND))
+        shortest = _SHORTEST_ROUND if plans[0].backend.is_default else _LONGER_ROUND
+        rounds = max(1, min(_MOST_ROUNDS, plans[0].iterations // shortest))
     return [replace(plan, rounds=rounds) for plan in plans]
 
 

@@ -134,3 +134,18 @@ def test_what_cannot_be_compared_is_named(
     with pytest.raises(UsageError) as caught:
         plans_of(model, clip, **varying)
     assert names in str(caught.value)
+
+
+def test_workers_of_other_backends_have_longer_stretches(tmp_path: Path, clip: Path) -> None:
+    (tmp_path / "c.toml").write_text('command = ["true", "{model}", "{audio}"]\n', encoding="utf-8")
+    (tmp_path / "m").write_bytes(b"m")
+    varying = make_varying("reload,isolate")
+    for iterations, rounds in (("49", 1), ("99", 1), ("100", 2), ("1000", 10)):
+        options = Options(
+            iterations,
+            models=[f"{tmp_path}/m"],
+            audio=[str(clip)],
+            backend=f"command:{tmp_path}/c.toml",
+        )
+        plans = make_plans(options, varying, {"PATH": "/bin:/usr/bin"}, datetime(2026, 1, 1))
+        assert {plan.rounds for plan in plans} == {rounds}

@@ -1,11 +1,12 @@
-"""How many Python objects stay of each load of a safetensors file, with nothing but that library and torch.
+"""How many Python objects stay of each load of a model: retained_objects.py DIRECTORY [OTHER_DIRECTORY].
 
-Usage: python retained_objects.py DIRECTORY, of a model.
+First by safetensors and torch alone, of the first directory's file; then by sentence-transformers, of each.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -27,20 +28,28 @@ WAYS: dict[str, Read] = {
 }
 
 
-def retained(read: Read, file: Path, names: Sequence[str]) -> float:
+def retained(load: Callable[[], None]) -> float:
     """Objects that are there after a load and were not before it, over many loads."""
 
-    def load(times: int) -> None:
+    def repeat(times: int) -> int:
         for _ in range(times):
-            with safe_open(file, framework="pt", device="cpu") as opened:
-                for name in names:
-                    read(opened, name)
+            load()
         gc.collect()
+        return sys.getallocatedblocks()
 
-    load(5)
-    before = sys.getallocatedblocks()
-    load(LOADS)
-    return (sys.getallocatedblocks() - before) / LOADS
+    before = repeat(LOADS // 2)
+    return (repeat(LOADS) - before) / LOADS
+
+
+def reading(read: Read, file: Path, names: Sequence[str]) -> Callable[[], None]:
+    """A load by safetensors alone."""
+
+    def load() -> None:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            for name in names:
+                read(opened, name)
+
+    return load
 
 
 def by_way(file: Path) -> None:
@@ -49,7 +58,7 @@ def by_way(file: Path) -> None:
         names = [*opened.keys()]
     print(f"safetensors {safetensors.__version__}, torch {torch.__version__}, {len(names)} tensors")
     for said, read in WAYS.items():
-        count = retained(read, file, names)
+        count = retained(reading(read, file, names))
         print(f"{said:22} {count:8.2f} objects a load, {count / len(names):5.2f} a tensor")
 
 
@@ -63,11 +72,28 @@ def by_place(directory: Path) -> None:
         save_file(
             {"a": torch.zeros(before, dtype=torch.uint8), "b": torch.zeros(count, dtype=torch.uint8)}, file
         )
-        stays = retained(WAYS["get_tensor(name)"], file, ["b"] * 100) / 100
+        stays = retained(reading(WAYS["get_tensor(name)"], file, ["b"] * 100)) / 100
         print(f"bytes {before:5,} to {before + count:5,}: {stays:5.2f} objects each time that it is read")
 
 
+def by_library(directory: str) -> None:
+    """What stays where the whole model is loaded, used and let go."""
+    from sentence_transformers import SentenceTransformer
+
+    def load() -> None:
+        model = SentenceTransformer(directory, device="cpu")
+        model.encode("A cat sat on the mat.")
+        del model
+        gc.collect()
+
+    print(f"{Path(directory).name}, by sentence-transformers: {retained(load):.1f} objects a load")
+
+
 if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
     by_way(Path(sys.argv[1]) / "model.safetensors")
     with tempfile.TemporaryDirectory() as made:
         by_place(Path(made))
+    gc.freeze()
+    for word in sys.argv[1:]:
+        by_library(word)
