@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -15,6 +16,7 @@ from asrswitch.records import (
     Cache,
     CleanSlate,
     End,
+    Eviction,
     Holder,
     Reading,
     Record,
@@ -28,6 +30,7 @@ from asrswitch.records import (
 _MIB = 1024 * 1024
 # An iteration; each takes from 0.1 ms (SSD) to 10 ms (disk). The first iteration reads the weights and may.
 _MANY_FAULTS = 10
+_LEAST_PART = 0.1  # of a model's size that its server must grow by
 _BUSY = 0.5  # processes that run besides ours, before the run
 _STOLEN = 0.01  # of the processors' time
 _FIRST_SLOWER, _NOTICEABLE_MS = 1.5, 20  # times the median of the others, and by as much
@@ -55,7 +58,7 @@ def advise(records: Sequence[Record]) -> list[Advice]:
     spoken = [record for record in records if isinstance(record, Transcription)]
     found = [
         *_texts(run.plan, spoken),
-        *_swapping(readings),
+        *_swapping(records, readings),
         *_conditions(records),
         *_left_out(records),
         *_unclean(records),
@@ -63,7 +66,7 @@ def advise(records: Sequence[Record]) -> list[Advice]:
         *_servers(run, records, readings),
         # Models that stay loaded as far as there is room are meant to fill it.
         *([] if run.plan.order is Order.PACKED else _pressure(records)),
-        *([] if run.plan.cache is CacheState.COLD else _disk(readings)),
+        *([] if run.plan.cache is CacheState.COLD else _disk(run, readings)),
         *_speeds(run.plan, spoken),
         *_unknown(records, readings),
         *_sandbox(run),
@@ -78,6 +81,8 @@ def _texts(plan: Plan, spoken: Sequence[Transcription]) -> Iterator[Advice]:
     for record in spoken:
         texts.setdefault((record.model, record.clip), set()).add(record.raw)
     for (model, clip), those in texts.items():
+        if plan.backend.configuration.get("distinct_prompts"):
+            continue
         if len(those) > 1 and plan.prompts:  # a server may compute in another order beside other work
             yield Advice(
                 f"{model} gave {len(those)} different texts for {clip}",
@@ -100,13 +105,17 @@ def _texts(plan: Plan, spoken: Sequence[Transcription]) -> Iterator[Advice]:
         )
 
 
-def _swapping(readings: Sequence[Reading]) -> Iterator[Advice]:
+def _swapping(records: Sequence[Record], readings: Sequence[Reading]) -> Iterator[Advice]:
     swapped = max((reading.memory.swap_bytes for reading in readings), default=0)
     if swapped:
+        served = _asks_server(records)  # which may have been there for long, and some of it long unused
+        whose = (
+            "MiB of worker and server were swapped out" if served else "MiB of the worker were swapped out"
+        )
         yield Advice(
-            f"up to {swapped / _MIB:.1f} MiB of the worker were swapped out: memory was short, times suffer",
+            f"up to {swapped / _MIB:.1f} {whose}: memory was short, times suffer",
             "free memory, or switch swap off",
-            invalid=True,
+            invalid=not served,
         )
 
 
@@ -172,17 +181,18 @@ def _unclean(records: Sequence[Record]) -> Iterator[Advice]:
 
 
 def _held(unclean: Sequence[CleanSlate]) -> str:
-    """Of which model it was left, and which processes hold it: of each model the most."""
-    found: dict[str, tuple[CleanSlate, Holder]] = {}
+    """After which model it was left first, and which process holds it: it may still be there later."""
+    found: dict[int, tuple[CleanSlate, Holder]] = {}
+    later: Counter[int] = Counter()
     for record in unclean:
-        if record.holders:
-            before = found.get(record.model)
-            if before is None or record.holders[0].excess_bytes > before[1].excess_bytes:
-                found[record.model] = record, record.holders[0]
-    said = [
-        f"{holder.name} (process {holder.pid}) held {holder.excess_bytes / _MIB:,.1f} MiB after {model}"
-        for model, (_, holder) in found.items()
-    ]
+        for holder in record.holders:
+            later[holder.pid] += holder.pid in found
+            found.setdefault(holder.pid, (record, holder))
+    said = []
+    for pid, (record, holder) in list(found.items())[:_NAMED]:
+        more = f", and still after {later[pid]:,} more" if later[pid] else ""
+        size = f"{holder.excess_bytes / _MIB:,.1f} MiB"
+        said.append(f"{holder.name} (process {pid}) held {size} after {record.model}{more}")
     return f"; {'; '.join(said)}" if said else ""
 
 
@@ -195,19 +205,52 @@ def _servers(run: Run, records: Sequence[Record], readings: Sequence[Reading]) -
     """Whether a server's memory is read at all, and whether it was empty before models were loaded."""
     if not _asks_server(records):
         return
-    if readings and not any(reading.processes for reading in readings):
+    if unfound := [reading for reading in readings if not reading.processes]:
+        every = len(unfound) == len(readings)
         yield Advice(
-            "no process of the server was found: memory is the worker's alone, and the verdict is on that",
+            "no process of the server was found: memory is the worker's alone, and the verdict is on that"
+            if every
+            else f"in {len(unfound):,} of {len(readings):,} readings no process of the server was found",
             "run it as root or as the server's user, on the server's machine, or say which process it is",
-            invalid=True,
+            invalid=every,
         )
-    if run.plan.strategy in (Strategy.RELOAD, Strategy.ISOLATE):
-        before = [reading for reading in readings if reading.point == "before_load"]
-        if full := [reading for reading in before if reading.resident]:
-            labels = sorted({label for reading in full for label in reading.resident or ()})
+    before = [reading for reading in readings if reading.point == "before_load"]
+    if run.plan.strategy not in (Strategy.RELOAD, Strategy.ISOLATE):  # others keep theirs loaded
+        before = [*{reading.worker: reading for reading in reversed(before)}.values()]
+    if full := [reading for reading in before if reading.resident]:
+        labels = sorted({label for reading in full for label in reading.resident or ()})
+        yield Advice(
+            f"before {len(full):,} of {len(before):,} loads the server already had {', '.join(labels)}",
+            "figures are of several models at once, and it is not known what unloads leave there: see that "
+            "nobody else uses it",
+        )
+    by_itself = Counter(r.evicted for r in records if isinstance(r, Eviction) and r.by == "server")
+    if by_itself:
+        said = ", ".join(f"{label} ({count:,})" for label, count in sorted(by_itself.items()))
+        yield Advice(
+            f"the server let go of models by itself, so many times: {said}",
+            "they were loaded again; it may hold fewer at a time than there are",
+        )
+    yield from _small(run, readings)
+
+
+def _small(run: Run, readings: Sequence[Reading]) -> Iterator[Advice]:
+    """Each model for which the processes that were read grew by next to nothing."""
+    before: dict[tuple[int, int], int] = {}
+    for model in run.plan.models:
+        grew = []
+        for reading in readings:
+            place = reading.cycle, reading.worker
+            if reading.model == model.label and reading.point == "before_load":
+                before[place] = reading.memory.rss_bytes
+            elif reading.model == model.label and reading.point == "after_infer" and place in before:
+                grew.append(reading.memory.rss_bytes - before[place])
+        on_gpu = any(reading.gpu and reading.gpu.used_bytes for reading in readings)
+        if grew and model.bytes and not on_gpu and max(grew) < _LEAST_PART * model.bytes:
             yield Advice(
-                f"before {len(full):,} of {len(before):,} loads the server still had {', '.join(labels)}",
-                "figures are of several models at once: see that nobody else uses it",
+                f"the server's processes never grew by more than {max(max(grew), 0) / _MIB:,.1f} MiB for "
+                f"{model.label}, which has {model.bytes / _MIB:,.1f} MiB",
+                "perhaps another process holds it, and a proxy listens: name it by docker or pid",
             )
 
 
@@ -250,7 +293,7 @@ def _pressure(records: Sequence[Record]) -> Iterator[Advice]:
         )
 
 
-def _disk(readings: Sequence[Reading]) -> Iterator[Advice]:
+def _disk(run: Run, readings: Sequence[Reading]) -> Iterator[Advice]:
     later = [reading for reading in readings if reading.iteration > 1]
     faults = sum(reading.memory.major_faults or 0 for reading in later)
     iterations = len({reading.iteration for reading in later})
@@ -258,7 +301,7 @@ def _disk(readings: Sequence[Reading]) -> Iterator[Advice]:
         yield Advice(
             f"{faults:,} page faults after the first iteration waited for a disk: "
             "the machine cannot keep the weights in memory, times suffer",
-            "free memory, or use --lock",
+            "free memory, or use --lock" if run.plan.backend.is_default else "free memory",
         )
 
 
@@ -273,7 +316,8 @@ def _speeds(plan: Plan, spoken: Sequence[Transcription]) -> Iterator[Advice]:
             ratio = max(first) / usual
             yield Advice(
                 f"{model.label}'s first TTFT took {ratio:.1f} times as long as the later ones'",
-                "it makes tables and maps pages, or reads the file: medians hardly feel it, --preload helps",
+                "it makes tables and maps pages, or reads the file: medians hardly feel it"
+                + (", --preload helps" if plan.backend.is_default else ""),
             )
         chunks = [record.figures.text_callbacks for record in its_own if record.text]
         # A program that prints all at its end has no chars/s at all.

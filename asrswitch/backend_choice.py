@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ import msgspec
 
 from asrswitch.errors import UsageError, printable
 from asrswitch.model import Model
-from asrswitch.toml_files import keys_of, mistake, read_toml
+from asrswitch.toml_files import Presets, keys_of, mistake, read_toml
 from asrswitch.worker.backends import DEFAULT, is_ours, names_of_others, ours
 from asrswitch.worker.backends.command import PLACEHOLDER, values_of
 from asrswitch.worker.protocol import Capabilities
@@ -28,6 +27,7 @@ OLLAMA = "ollama"
 OPENAI = "openai"
 SENTENCE_TRANSFORMERS = "sentence-transformers"
 TRANSFORMERS = "transformers"
+PRESETS = Presets("worker/backends/presets")  # of the command backend
 _SERVERS = (OLLAMA, OPENAI)
 _TAKES_AUDIO = (DEFAULT, COMMAND, OPENAI)
 # What is asked of those that take texts, unless --prompts says it.
@@ -125,13 +125,13 @@ def choose_backend(word: str, environ: Mapping[str, str]) -> BackendChoice:
             raise UsageError(f"--backend {word}: {name} has no configuration; write --backend {name}")
         return BackendChoice()
     if name == COMMAND:
-        presets = ", ".join(preset_names())
+        presets = ", ".join(PRESETS.names())
         if not given:
             raise UsageError(f"--backend {word}: write command:FILE.toml, or command: and one of {presets}")
         is_preset = not names_a_file(given)
-        if is_preset and given not in preset_names():
+        if is_preset and given not in PRESETS.names():
             raise UsageError(f"--backend {word}: no preset is called {given}; use {presets}, or name a file")
-        path = preset_path(given) if is_preset else Path(given)
+        path = PRESETS.path(given) if is_preset else Path(given)
         return BackendChoice(name, given, _read_command(path, is_preset, environ))
     if is_ours(name):
         return BackendChoice(name, given or None, _configuration(name, given, environ))
@@ -241,14 +241,6 @@ def is_server(can: Capabilities) -> bool:
 def names_a_file(word: str) -> bool:
     """Whether a configuration is a file rather than a preset."""
     return "/" in word or word.endswith(".toml")
-
-
-def preset_names() -> list[str]:
-    return sorted(path.stem for path in preset_path("").parent.glob("*.toml"))
-
-
-def preset_path(name: str) -> Path:
-    return Path(str(resources.files("asrswitch") / "worker" / "backends" / "presets" / f"{name}.toml"))
 
 
 def _read_command(path: Path, is_preset: bool, environ: Mapping[str, str]) -> dict[str, Any]:

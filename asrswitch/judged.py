@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
+from asrswitch.backend_choice import is_server
 from asrswitch.plan import Strategy
-from asrswitch.records import Eviction, Reading, Record, Release, Run
+from asrswitch.records import Eviction, Load, Reading, Record, Release, Renewal, Run, WorkerStarted
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stats.series import MINIMUM_ITERATIONS
 from asrswitch.stats.verdict import Sample
@@ -23,40 +26,78 @@ class Judged(msgspec.Struct, frozen=True):
 def judged_readings(records: Sequence[Record]) -> Judged:
     """One subject when the models take turns; each model when each has the process to itself.
 
-    A reading is the last of its iteration. A crash begins a new process with memory of its own, so the
-    longest stretch in one worker is judged; where each turn has a process, all of them are, each as it was
-    before its load.
+    A reading is the last of its iteration. A crash begins a new process with memory of its own, and so does
+    the restart of a server: the longest stretch without one is judged. Where each turn has a process, all of
+    them are, each as it was before its load.
     """
     run = records[0]
     assert isinstance(run, Run)
     plan = run.plan
     labels = [model.label for model in plan.models]
-    series = [r for r in records if isinstance(r, Reading) and r.point == "after_unload"]
+    series = _after_unloads(records)
     if plan.strategy in (Strategy.RESTART, Strategy.RESIDENT):  # the last turns unload: another level
         destroyed = {
             record.cycle
             for record in records
             if isinstance(record, Release) and record.how is ReleaseKind.DESTROY
         }
-        series = [reading for reading in series if reading.cycle not in destroyed]
+        series = [item for item in series if item.reading.cycle not in destroyed]
     if plan.strategy is Strategy.RESTART:
-        subjects = {label: [r for r in series if r.model == label] for label in labels}
+        subjects = {label: [item for item in series if item.reading.model == label] for label in labels}
     else:
-        last = len(labels) - 1
-        ends = [r for r in series if r.cycle % len(labels) == last]
+        ends = [item for item in series if item.reading.cycle % len(labels) == len(labels) - 1]
         if any(isinstance(record, Eviction) for record in records):
-            # There and back other models are left in the end: only every second iteration is like the last.
-            ends = [r for r in ends if r.iteration % 2 == ends[-1].iteration % 2]
+            ends = _of_one_level(ends)
         subjects = {" + ".join(labels): ends}
-    if plan.strategy is Strategy.ISOLATE:
-        return Judged(subjects, one_process=False)
     stretches = {name: _longest_stretch(those) for name, those in subjects.items()}
-    # Where workers are exchanged too often for a verdict on one, there is one on all, as with `isolate`.
-    if plan.restart_above_bytes is not None and all(
+    # Where processes are exchanged too often for a verdict on one, there is one on all, as with `isolate`.
+    exchanged = plan.restart_above_bytes is not None and all(
         len(stretch) < MINIMUM_ITERATIONS for stretch in stretches.values()
-    ):
-        return Judged(subjects, one_process=False)
+    )
+    if plan.strategy is Strategy.ISOLATE or exchanged:
+        everything = {name: [item.reading for item in those] for name, those in subjects.items()}
+        return Judged(everything, one_process=False)
     return Judged(stretches, one_process=True)
+
+
+class _AfterUnload(NamedTuple):
+    """A reading, which processes it is of, and which models they have."""
+
+    reading: Reading
+    processes: tuple[int, int]  # by worker, and by how often a server was started anew
+    loaded: frozenset[str]
+
+
+def _after_unloads(records: Sequence[Record]) -> list[_AfterUnload]:
+    """In the order of the run. Of a server's, those in which it was not found are none."""
+    found = []
+    renewals = 0
+    loaded: set[str] = set()
+    for record in records:
+        if isinstance(record, WorkerStarted):
+            loaded.clear()
+        elif isinstance(record, Renewal):
+            renewals += 1
+            loaded.clear()
+        elif isinstance(record, Load):
+            loaded.add(record.model)
+        elif isinstance(record, Eviction):
+            loaded.discard(record.evicted)
+        elif isinstance(record, Release) and record.how is not ReleaseKind.RESTART:
+            loaded.discard(record.model)
+        elif isinstance(record, Reading) and record.point == "after_unload":
+            found.append(_AfterUnload(record, (record.worker, renewals), frozenset(loaded)))
+    started = [record.capabilities for record in records if isinstance(record, WorkerStarted)]
+    if not any(can and is_server(can) for can in started):
+        return found
+    return [item for item in found if item.reading.processes] or found
+
+
+def _of_one_level(series: Sequence[_AfterUnload]) -> list[_AfterUnload]:
+    """Where models make room for others, those readings with the same models, as most have."""
+    counts = Counter(item.loaded for item in series)
+    usual = max(counts, key=lambda loaded: counts[loaded], default=None)
+    return [item for item in series if item.loaded == usual]
 
 
 def sample_of(reading: Reading) -> Sample:
@@ -73,8 +114,8 @@ def sample_of(reading: Reading) -> Sample:
     )
 
 
-def _longest_stretch(readings: Sequence[Reading]) -> list[Reading]:
-    stretches: dict[int, list[Reading]] = {}
-    for reading in readings:
-        stretches.setdefault(reading.worker, []).append(reading)
+def _longest_stretch(series: Sequence[_AfterUnload]) -> list[Reading]:
+    stretches: dict[tuple[int, int], list[Reading]] = {}
+    for item in series:
+        stretches.setdefault(item.processes, []).append(item.reading)
     return max(stretches.values(), key=len, default=[])

@@ -24,6 +24,8 @@ from asrswitch.worker.backends.ollama import AUTO, SET_BY_RUN, full_name, make_s
 HOST_VARIABLE = "OLLAMA_HOST"
 _DEFAULT_PORTS = {"http": "80", "https": "443"}  # of an address with a scheme
 _PORT = "11434"
+_LONGEST_NAME = 300  # characters
+_LARGEST_BYTES = 1 << 50
 _GIVES_TEXT = "completion"  # of what a model can do, by the server's words
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # a server listens on these; nobody connects to them
 
@@ -106,19 +108,22 @@ def models_of(configuration: Mapping[str, Any], given: Sequence[str]) -> tuple[M
     """
     url = configuration["url"]
     try:
-        told = make_server(configuration).call("GET", "/api/tags")
+        server = make_server(configuration)
+        told = server.call("GET", "/api/tags", within_s=configuration["answers_within_s"])
     except BackendError as error:
         raise UsageError(f"{error}; {HOST_VARIABLE} or url in the configuration says where it is") from None
     try:
         listed = msgspec.convert(told, _Tags).models
     except msgspec.ValidationError as error:
         raise UsageError(f"{url}/api/tags: this is no list of models ({error}); is it Ollama?") from None
+    tags: dict[str, _Tag] = {}
+    for tag in listed:
+        tags.setdefault(full_name(tag.name), tag)
     if not given:
-        ours = [tag for tag in listed if not tag.remote_host and _GIVES_TEXT in tag.capabilities]
+        ours = [tag for tag in tags.values() if not tag.remote_host and _GIVES_TEXT in tag.capabilities]
         if not ours:
             raise UsageError(f"{url}: the server has no model that gives text; `ollama pull` one")
         return tuple(_model(_label_of(tag.name), tag) for tag in ours)
-    tags = {full_name(tag.name): tag for tag in listed}
     models: list[Model] = []
     for word in given:
         label, equals, name = word.rpartition("=")
@@ -127,7 +132,7 @@ def models_of(configuration: Mapping[str, Any], given: Sequence[str]) -> tuple[M
         if any(model.label == (label or _label_of(name)) for model in models):
             raise UsageError(f"--model {word}: the label is used twice; give each model its own, LABEL=NAME")
         if full_name(name) not in tags:
-            names = ", ".join(sorted(_label_of(tag.name) for tag in listed)) or "none"
+            names = ", ".join(sorted(_label_of(tag.name) for tag in tags.values())) or "none"
             raise UsageError(
                 printable(f"--model {word}: {url} has no model {name}; `ollama pull {name}`, or use: {names}")
             )
@@ -142,13 +147,23 @@ class _Tag(msgspec.Struct, frozen=True):
     remote_host: str = ""  # what another machine runs
     capabilities: tuple[str, ...] = (_GIVES_TEXT,)  # older servers do not tell
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be shown, or be true."""
+        for word in (self.name, self.digest):
+            if not word.isprintable() or len(word) > _LONGEST_NAME:
+                raise ValueError(f"{word[:_LONGEST_NAME]!r} is no name or digest")
+        if not self.name:
+            raise ValueError("a model has no name")
+        if not 0 <= self.size <= _LARGEST_BYTES:
+            raise ValueError(f"{self.name} cannot have {self.size} bytes")
+
 
 class _Tags(msgspec.Struct, frozen=True):
     models: list[_Tag]
 
 
 def _model(label: str, tag: _Tag) -> Model:
-    return Model(label, tag.name, tag.size, digest=tag.digest or None)
+    return Model(label, tag.name, tag.size or None, digest=tag.digest or None)
 
 
 def _label_of(name: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ import msgspec
 from asrswitch.errors import UsageError, printable
 from asrswitch.model import Model
 from asrswitch.server_configuration import ServerKeys, of_server, problems_of
-from asrswitch.toml_files import keys_of, mistake, read_toml
+from asrswitch.toml_files import Presets, keys_of, mistake, read_toml
 from asrswitch.worker.backends.openai import PLACEHOLDER
 
+PRESETS = Presets("worker/backends/servers")
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]+")
 _SET_BY_RUN = {
@@ -76,19 +76,19 @@ def read_configuration(word: str, environ: Mapping[str, str]) -> dict[str, Any]:
         raise UsageError(f"--backend openai: write openai:FILE.toml, or openai: and one of {_presets()}")
     path = Path(word)
     if "/" not in word and not word.endswith(".toml"):
-        if word not in preset_names():
+        if word not in PRESETS.names():
             raise UsageError(
                 printable(
                     f"--backend openai:{word}: no preset is called {word}; use {_presets()}, or name a file"
                 )
             )
-        path = preset_path(word)
+        path = PRESETS.path(word)
     text, given = read_toml(path, "--backend")
     preset = given.get("preset")
     if preset is not None:
-        if preset not in preset_names():
+        if preset not in PRESETS.names():
             raise mistake(path, text, "preset", f"no preset is called {preset}; use {_presets()}")
-        given = {**read_toml(preset_path(preset), "--backend")[1], **given}
+        given = {**read_toml(PRESETS.path(preset), "--backend")[1], **given}
     keys = keys_of(path, text, given, Keys)
     for key, problem in _problems(keys, environ):
         raise mistake(path, text, key, problem)
@@ -128,16 +128,8 @@ def models_of(given: Sequence[str]) -> tuple[Model, ...]:
     return tuple(models)
 
 
-def preset_names() -> list[str]:
-    return sorted(path.stem for path in preset_path("").parent.glob("*.toml"))
-
-
-def preset_path(name: str) -> Path:
-    return Path(str(resources.files("asrswitch") / "worker" / "backends" / "servers" / f"{name}.toml"))
-
-
 def _presets() -> str:
-    return ", ".join(preset_names())
+    return ", ".join(PRESETS.names())
 
 
 def _form_value(value: str | bool | int | float) -> str:

@@ -399,6 +399,7 @@ def _check_other_backend(options: Options, backend: BackendChoice) -> None:
     }
     if backend.is_server:
         theirs[f"--memory-limit {options.memory_limit}"] = options.memory_limit
+        theirs[f"--cache {options.cache}"] = options.cache != CacheState.AS_IS.value
         theirs[f"--allocator {options.allocator}"] = options.allocator != ALLOCATORS[0]
     if backend.name == OPENAI:
         theirs[f"--context {options.context}"] = options.context is not None

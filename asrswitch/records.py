@@ -29,8 +29,8 @@ from asrswitch.worker.protocol import Capabilities
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-SCHEMA = 2
-_READABLE = (1, 2)  # what 2 has more of has defaults
+SCHEMA = 3
+_READABLE = (1, 2, 3)  # what later ones have more of has defaults
 
 Point = Literal["before_load", "after_load", "after_infer", "after_unload"]
 Phase = Literal["start", "renew", "load", "transcribe", "restart", "unload", "trim"]
@@ -104,7 +104,7 @@ class Reading(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="readi
 class Renewal(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="renewal"):
     """What holds the models, a server, was started anew, with none loaded."""
 
-    reason: Literal["failure", "large", "isolate"]
+    reason: Literal["failure", "large", "isolate", "occupied"]  # the last: models were there before ours
     ms: float  # until it answered
 
 
@@ -174,10 +174,11 @@ class Load(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="load"):
 
 
 class Eviction(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="eviction"):
-    """Another model was unloaded to make room for the cycle's."""
+    """Another model was unloaded to make room for the cycle's, or a server let one go by itself."""
 
     evicted: str  # its label
     release_ms: float
+    by: Literal["runner", "server"] = "runner"
 
 
 class Transcription(OfCycle, frozen=True, kw_only=True, tag_field="record", tag="transcription"):

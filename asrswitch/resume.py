@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from asrswitch.backend_choice import models_of_server
 from asrswitch.errors import UsageError
 from asrswitch.plan import LOG_NAME, Plan, size_of
 from asrswitch.records import End, Failure, OfCycle, Reading, Record, Run, Skip, TornLineWarning, read_log
@@ -43,7 +44,7 @@ def read_interrupted(directory: Path) -> list[Earlier]:
 
     Raises:
         UsageError: none is there, or all are complete, or they did not take turns, or a file that they need
-            has changed.
+            has changed, or a server's model.
         LogError: a log that cannot be read.
     """
     paths = find_logs(directory)
@@ -110,9 +111,12 @@ def _is_complete(records: Sequence[Record]) -> bool:
 
 def _check_files(plan: Plan) -> None:
     """Refuse to go on with other models or clips: the figures would be of two things."""
-    # A model that is no file has no size, or a server's word for it, and is its backend's to find.
-    ours = [m for m in plan.models if m.bytes is not None or plan.backend.is_default]
-    files = [(m.path, m.bytes) for m in ours if m.digest is None]
+    files: list[tuple[str, int | None]] = []
+    if plan.backend.is_server:
+        _check_models_of_server(plan)
+    else:  # what is a directory has no size, and is its backend's to find
+        ours = [m for m in plan.models if m.bytes is not None or plan.backend.is_default]
+        files += [(m.path, m.bytes) for m in ours]
     files += [(clip.path, clip.bytes) for clip in plan.clips]
     for name, size in files:
         path = Path(name)
@@ -120,3 +124,13 @@ def _check_files(plan: Plan) -> None:
             raise UsageError(f"{path}: there is no such file any more; put it back, or begin a new run")
         if size is not None and size_of(path) != size:
             raise UsageError(f"{path}: is not the file that this run began with; begin a new run")
+
+
+def _check_models_of_server(plan: Plan) -> None:
+    words = [f"{model.label}={model.path}" for model in plan.models]
+    for before, now in zip(plan.models, models_of_server(plan.backend, words) or (), strict=True):
+        if (now.digest, now.bytes) != (before.digest, before.bytes):
+            raise UsageError(
+                f"{plan.backend.configuration['url']}: {now.path} is not the model that this run began with; "
+                "begin a new run"
+            )

@@ -32,7 +32,14 @@ from asrswitch.memory.budget import (
     weigh,
 )
 from asrswitch.memory.gpu import open_gpus
-from asrswitch.memory.guard import ConcurrentError, Slate, is_mapped, refuse_other_workers, settle
+from asrswitch.memory.guard import (
+    SERVER_STILL_S,
+    ConcurrentError,
+    Slate,
+    is_mapped,
+    refuse_other_workers,
+    settle,
+)
 from asrswitch.memory.page_cache import Residency, prepare
 from asrswitch.memory.probe import Memory, MemoryProbe, ProcessGoneError
 from asrswitch.memory.processes import ProcessesProbe
@@ -45,7 +52,7 @@ from asrswitch.memory_prediction import (
     predict_each,
 )
 from asrswitch.model import Model
-from asrswitch.native.processes import name_of
+from asrswitch.native.processes import began_at, name_of
 from asrswitch.packing import Packing
 from asrswitch.plan import LANGUAGES, CacheState, Order, Plan, Strategy, Trimming
 from asrswitch.prompts.checks import Checked, judge, needs_sandbox
@@ -205,7 +212,8 @@ class Runner:
         self._packing: Packing | None = None  # where models stay loaded as far as there is room
         self._packing_bytes = 0  # for all of them
         self._gpus = None if plan.backend.is_default else open_gpus()  # ours uses none
-        self._renewal_due = False  # something failed, and what is left of it in a server is not known
+        # What is left in a server is not known: something failed, or an earlier run was interrupted.
+        self._renewal_due = self._resumed
         self._started = bool(started)  # whether any worker ever was
         self._phase: Phase = "start"
         self._kills = 0  # that the kernel had counted when the phase began
@@ -420,8 +428,8 @@ class Runner:
     def _run_cycle(self, worker: _Worker, cycle: Cycle) -> None:
         place = self._place(cycle)
         label = cycle.model.label
-        if self._wants_renewal(worker, cycle.model):
-            self._renew(worker, place, "large")
+        if worker.is_server:
+            self._follow_server(worker, cycle.model, place)
         loads = label not in worker.loaded
         if loads:
             worker = self._make_room(worker, cycle, place)
@@ -473,16 +481,26 @@ class Runner:
         if worker.is_server and not worker.loaded:  # it answers first, and then ends what held the model
             slate = self._settle(worker)
         self._read(worker, place, "after_unload")
-        if cycle.release is ReleaseKind.DESTROY and not worker.loaded:
-            self._prove_clean(worker, cycle, place, slate or self._settle(worker))
+        unloads = cycle.release is ReleaseKind.DESTROY or (
+            cycle.release is ReleaseKind.EXIT and worker.is_server
+        )
+        if unloads and not worker.loaded and (slate := slate or self._settle(worker)):
+            self._prove_clean(worker, cycle, place, slate)
 
-    def _settle(self, worker: _Worker) -> Slate:
-        assert worker.baseline is not None
-        return settle(worker.probe.resident_bytes, worker.baseline, SLATE_TOLERANCE)
+    def _settle(self, worker: _Worker) -> Slate | None:
+        """Wait until memory is back; None where it is not known what it is to come back to."""
+        if worker.baseline is None:
+            return None
+        read = worker.probe.resident_bytes
+        if worker.is_server:
+            return settle(read, worker.baseline, SLATE_TOLERANCE, still_s=SERVER_STILL_S)
+        return settle(read, worker.baseline, SLATE_TOLERANCE)
 
     def _prove_clean(self, worker: _Worker, cycle: Cycle, place: _Place, slate: Slate) -> None:
         pids = worker.others.pids() if worker.others else [worker.pid]
-        mapped = any(is_mapped(pid, os.path.realpath(cycle.model.path)) for pid in pids)
+        path = os.path.realpath(cycle.model.path)
+        # What a server calls a model is no file, though one may be called so.
+        mapped = not worker.is_server and any(is_mapped(pid, path) for pid in pids)
         self._record(
             CleanSlate(
                 **place,
@@ -495,21 +513,64 @@ class Runner:
             )
         )
 
-    def _wants_renewal(self, worker: _Worker, model: Model) -> bool:
-        """Whether a server is to be started anew before this model: it is large, and models were there."""
+    def _follow_server(self, worker: _Worker, model: Model, place: _Place) -> None:
+        """Before a turn: see what a server has let go, and have it started anew where it is to be."""
+        self._begin("renew")
+        if worker.loaded or worker.baseline is None:
+            self._look(worker)
+        if worker.resident is not None:
+            for label in sorted(worker.loaded - {*worker.resident}):
+                worker.loaded.remove(label)
+                self._record(Eviction(**place, evicted=label, release_ms=0.0, by="server"))
+        if model.label in worker.loaded:
+            return
+        if not worker.can.get("renews"):
+            if worker.baseline is None:
+                self._empty(worker, place)
+            return
         above = self._plan.restart_above_bytes
-        if above is None or not worker.used or not (worker.is_server and worker.can.get("renews")):
-            return False
-        return above == 0 or (model.bytes or 0) > above
+        if worker.baseline is None and worker.resident:
+            self._renew(worker, place, "occupied")
+        elif worker.used and above is not None and (above == 0 or (model.bytes or 0) > above):
+            self._renew(worker, place, "large")
 
-    def _renew(self, worker: _Worker, place: _Place, reason: Literal["failure", "large", "isolate"]) -> float:
-        """Have what holds the models started anew; how long it took, in milliseconds."""
+    def _empty(self, worker: _Worker, place: _Place) -> None:
+        """Unload what an interrupted run, or a worker that was lost, left of our models; others' stay."""
+        ours = {model.label for model in self._plan.models}
+        for label in ours.intersection(worker.resident or ()):
+            self._let_go(worker, label, place)
+        self._look(worker)
+
+    def _renew(
+        self, worker: _Worker, place: _Place, reason: Literal["failure", "large", "isolate", "occupied"]
+    ) -> float:
+        """Have what holds the models started anew; how long it took, in milliseconds.
+
+        Raises:
+            WorkerError: what answers afterwards is what was there before.
+        """
         if reason != "isolate":  # there it is how the model is let go
             self._begin("renew")
+        with contextlib.suppress(WorkerError):  # it may not answer any more
+            self._look(worker)
+        before = _roots(worker)
         ms = _elapsed_ms(self._ask(worker, {"command": "renew"}, Done))
+        self._look(worker)
+        if stayed := before & _roots(worker):
+            raise WorkerError(
+                f"the server was to be restarted, and its process {min(stayed)[0]} is the one of before; "
+                "correct restart in the backend's configuration",
+                None,
+            )
+        if worker.resident:
+            raise WorkerError(
+                f"the restarted server still has {', '.join(worker.resident)} loaded; correct restart in the "
+                "backend's configuration, or see who loads it",
+                None,
+            )
         worker.loaded.clear()
         worker.used = False
-        self._look(worker)
+        worker.held = worker.others.by_process() if worker.others else {}
         self._record(Renewal(**place, reason=reason, ms=ms))
         return ms
 
@@ -568,12 +629,13 @@ class Runner:
             self._packing = Packing({n.model: n.weights_bytes + (n.anonymous_bytes or 0) for n in needs})
         for label in self._packing.leaving(model.label, worker.loaded, self._packing_bytes):
             self._let_go(worker, label, place)
-        while worker.loaded and not self._weigh(model, worker.probe.read()).fits:
+        # What a server needs besides cannot be weighed from here.
+        while not worker.is_server and worker.loaded and not self._weigh(model, worker.probe.read()).fits:
             self._let_go(worker, self._packing.oldest(worker.loaded), place)
 
     def _let_go(self, worker: _Worker, label: str, place: _Place) -> None:
         done = self._ask(worker, {"command": "unload", "label": label}, Done)
-        worker.loaded.remove(label)
+        worker.loaded.discard(label)
         self._record(Eviction(**place, evicted=label, release_ms=_elapsed_ms(done)))
 
     def _refuse_others(self, worker: _Worker) -> None:
@@ -628,7 +690,7 @@ class Runner:
         )
 
     def _load(self, worker: _Worker, cycle: Cycle, place: _Place) -> None:
-        if worker.baseline is None:
+        if worker.baseline is None and not worker.resident:  # nothing is loaded, as far as is known
             worker.baseline = worker.probe.resident_bytes()
             worker.held = worker.others.by_process() if worker.others else {}
         worker.used = True
@@ -727,9 +789,10 @@ class Runner:
         malloc = None if heap is None else msgspec.convert(heap, Malloc)
         memory = worker.probe.read()
         if point == "before_load":
-            worker.before_load, worker.peak = memory.rss_bytes, 0
-        since_reading = memory.peak_since == "reading"
-        worker.peak = max(worker.peak, memory.peak_rss_bytes if since_reading else memory.rss_bytes)
+            worker.before_load = worker.peak = memory.rss_bytes
+        elif memory.peak_since == "reading":
+            worker.peak = max(worker.peak, memory.peak_rss_bytes)
+        worker.peak = max(worker.peak, memory.rss_bytes)
         self._record_samples(worker, place, point)
         self._record(
             Reading(
@@ -758,7 +821,7 @@ class Runner:
         worker.others.groups = tuple(item for item in state["processes"] if isinstance(item, str))
         names = {model.path: model.label for model in self._plan.models}
         told = state["resident"]
-        worker.resident = None if told is None else [names.get(name, name) for name in told]
+        worker.resident = None if told is None else [printable(names.get(name, name)) for name in told]
 
     def _trim(self, worker: _Worker, place: _Place, point: Point, on_copy: bool) -> None:
         self._begin("trim")
@@ -865,6 +928,11 @@ def _inputs(plan: Plan, clips: Sequence[PreparedClip]) -> list[_Input]:
         normalised = None if clip.reference is None else normalise(clip.reference)
         found.append(_Input(clip.path, prepared.path, prepared.seconds, clip.reference, normalised))
     return found
+
+
+def _roots(worker: _Worker) -> set[tuple[int, int | None]]:
+    """The server's first processes, each with when it began."""
+    return {(pid, began_at(pid)) for pid in worker.others.roots} if worker.others else set()
 
 
 def _holders(worker: _Worker) -> tuple[Holder, ...]:

@@ -139,6 +139,7 @@ class Packed(msgspec.Struct, frozen=True):
     turns: int
     loads: int
     evictions: int
+    by_server: int  # of these
     saved_ms: float  # loads and unloads that there would have been, by each model's medians
 
     @property
@@ -325,6 +326,8 @@ def _cycles_s(records: Sequence[Record]) -> float | None:
             total += max((now - before[1]).total_seconds(), 0.0)
         elif isinstance(record, Renewal):
             total += record.ms / 1e3
+        elif isinstance(record, Eviction):
+            total += record.release_ms / 1e3
         before = record.cycle, now
     return total
 
@@ -364,10 +367,16 @@ def _packed(turns: Sequence[Turn], records: Sequence[Record]) -> Packed:
         its_own = [turn for turn in complete if turn.model == label]
         loads = [turn.load_ms for turn in its_own if turn.load_ms is not None]
         unloads = [turn.unload_ms for turn in its_own if turn.unload_ms is not None]
-        unloads += [record.release_ms for record in evictions if record.evicted == label]
+        unloads += [r.release_ms for r in evictions if r.evicted == label and r.by == "runner"]
         switch_ms = sum(statistics.median(those) for those in (loads, unloads) if those)
         saved_ms += switch_ms * (len(its_own) - len(loads))
-    return Packed(len(complete), sum(turn.load is not None for turn in complete), len(evictions), saved_ms)
+    return Packed(
+        turns=len(complete),
+        loads=sum(turn.load is not None for turn in complete),
+        evictions=len(evictions),
+        by_server=sum(record.by == "server" for record in evictions),
+        saved_ms=saved_ms,
+    )
 
 
 def _model(

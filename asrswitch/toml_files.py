@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +19,21 @@ else:
     import tomli as tomllib
 
 _Keys = TypeVar("_Keys", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True)
+class Presets:
+    """Files that come with the package, called by what stands before their ``.toml``."""
+
+    directory: str  # in the package
+
+    def path(self, name: str) -> Path:
+        """The file of a name, whether it is there or not."""
+        return Path(str(resources.files("asrswitch"))) / self.directory / f"{name}.toml"
+
+    def names(self) -> list[str]:
+        """All of them, in order."""
+        return sorted(path.stem for path in self.path("").parent.glob("*.toml"))
 
 
 def read_toml(path: Path, option: str) -> tuple[str, dict[str, Any]]:
@@ -36,6 +53,8 @@ def read_toml(path: Path, option: str) -> tuple[str, dict[str, Any]]:
         raise UsageError(f"{path}: nested too deep; correct it there") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: {error}; correct it there") from None
+    except ValueError:  # of int(), which takes no more digits than sys.get_int_max_str_digits()
+        raise UsageError(f"{path}: a number has too many digits; correct it there") from None
 
 
 def line_of(text: str, key: str) -> str:

@@ -30,7 +30,7 @@ class Turn(msgspec.Struct):
     model: str
     worker: int  # that had the model; the last reading is of another where the release was an exit
     load: Load | None = None
-    evicted_ms: float = 0.0  # what others took to make room for it
+    room_ms: float = 0.0  # what it took to make room: unloads of others, a server's restart
     transcriptions: list[Transcription] = []
     release: Release | None = None
     readings: dict[Point, Memory] = {}
@@ -63,7 +63,7 @@ class Turn(msgspec.Struct):
         Of embeddings, which have no first, to the end of the first.
         """
         answered_ms = self.transcriptions[0].answered_ms if self.transcriptions else None
-        return None if answered_ms is None else self.evicted_ms + (self.load_ms or 0) + answered_ms
+        return None if answered_ms is None else self.room_ms + (self.load_ms or 0) + answered_ms
 
     @property
     def overhead_ms(self) -> float | None:
@@ -72,7 +72,7 @@ class Turn(msgspec.Struct):
             return 0.0
         if self.release is None:
             return None
-        return self.evicted_ms + (self.load_ms or 0) + self.release.release_ms
+        return self.room_ms + (self.load_ms or 0) + self.release.release_ms
 
     @property
     def peak_rss_bytes(self) -> int | None:
@@ -183,23 +183,24 @@ def turns_of(records: Sequence[Record]) -> list[Turn]:
     turns: list[Turn] = []
     baselines: dict[int, Memory] = {}
     loaded: dict[int, set[str]] = {}  # models by worker
-    evicted_ms = 0.0
+    room_ms = 0.0
     for record in records:
         if isinstance(record, Renewal):
             loaded.pop(record.worker, None)
+            room_ms += record.ms if record.reason == "large" else 0.0
         if isinstance(record, Eviction):
             loaded.get(record.worker, set()).discard(record.evicted)
-            evicted_ms += record.release_ms
+            room_ms += record.release_ms
         if not isinstance(record, Reading | Load | Transcription | Release | Trim | Timeline):
             continue
         if isinstance(record, Timeline) and record.until == "before_load":
             continue
         if not turns or not _belongs(record, turns[-1]):
-            turns.append(Turn(record.cycle, record.model, record.worker, evicted_ms=evicted_ms))
-            evicted_ms = 0.0
+            turns.append(Turn(record.cycle, record.model, record.worker, room_ms=room_ms))
+            room_ms = 0.0
         turn = turns[-1]
         if isinstance(record, Reading):
-            if record.point == "before_load":
+            if record.point == "before_load" and not record.resident:  # a server may have models of others
                 baselines.setdefault(record.worker, record.memory)
             if record.point == "after_unload":
                 turn.malloc = record.malloc
@@ -234,8 +235,8 @@ def switch_ms(before: Turn, turn: Turn) -> float | None:
     """Unload of the model of one turn, or of what made room, plus load of the next one's, in one worker."""
     if before.worker != turn.worker or turn.load is None:
         return None
-    if turn.evicted_ms:
-        return turn.evicted_ms + turn.load.load_ms
+    if turn.room_ms:
+        return turn.room_ms + turn.load.load_ms
     if before.release is None or before.release.how is not ReleaseKind.DESTROY:
         return None
     return before.release.release_ms + turn.load.load_ms

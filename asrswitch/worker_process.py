@@ -170,7 +170,7 @@ class WorkerProcess:
             StoppedError: a signal came.
         """
         self._stop = stop
-        self._buffer = b""
+        self._unread: list[bytes] = []  # what it wrote after its last whole line
         self._log = log
         self._log_mark = self._log_size()
         try:
@@ -292,12 +292,13 @@ class WorkerProcess:
     def _read_line(self, timeout_s: float) -> bytes:
         deadline = time.monotonic() + timeout_s
         overdue = f"no answer within {timeout_s:g} s; the worker was killed"
-        while b"\n" not in self._buffer:
+        while not self._unread or b"\n" not in self._unread[-1]:
             chunk = self._read_chunk(deadline, overdue)
             if not chunk:
                 raise self.lost()
-            self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
+            self._unread.append(chunk)
+        line, _, rest = b"".join(self._unread).partition(b"\n")
+        self._unread = [rest]
         return line
 
     def _read_chunk(self, deadline: float, overdue: str) -> bytes:

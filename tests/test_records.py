@@ -175,8 +175,8 @@ def test_a_log_cut_anywhere_loses_at_most_its_last_line(
             "line 2 is not a record .*: copy it again, or take that line out",
         ),
         (msgspec.json.encode(End(reason="complete")) + b"\n", "does not begin"),
-        (msgspec.json.encode(RUN).replace(b'"schema":2', b'"schema":99') + b"\n", "schema 99"),
-        (b'{"record":"run","schema":3,"unlike":"ours"}\n', "schema 3"),
+        (msgspec.json.encode(RUN).replace(b'"schema":3', b'"schema":99') + b"\n", "schema 99"),
+        (b'{"record":"run","schema":4,"unlike":"ours"}\n', "schema 4"),
     ],
 )
 def test_what_is_no_log_of_ours_is_named(tmp_path: Path, content: bytes, says: str) -> None:

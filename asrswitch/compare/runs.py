@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,6 +12,7 @@ import msgspec
 from asrswitch.errors import UsageError
 from asrswitch.model import Model
 from asrswitch.plan import LOG_NAME, Clip, Plan, Trimming
+from asrswitch.prompts.sets import Prompt
 from asrswitch.records import OfCycle, Record, Run, TornLineWarning, read_log
 from asrswitch.resume import find_logs
 from asrswitch.schedule import make_rounds
@@ -21,6 +22,7 @@ from asrswitch.turns import Turn, turns_of
 _Fact = tuple[str, object, object]  # its name, and what it is on each side
 
 _SHOWN_DIGITS = 12  # of a SHA-256
+_SHOWN_NAMES = 5  # of prompts
 _SAME_MEMORY = 0.05  # of the machine: kernels of one machine keep more or less of it for themselves
 
 
@@ -227,8 +229,7 @@ def _clips_facts(a: Run, b: Run) -> list[_Fact]:
     if len(a.plan.clips) != len(b.plan.clips):
         return [("clips", len(a.plan.clips), len(b.plan.clips))]
     facts: list[_Fact] = []
-    if a.plan.prompts != b.plan.prompts:
-        facts.append(("prompts", ", ".join(a.plan.inputs), ", ".join(b.plan.inputs)))
+    facts += _prompts_facts(a.plan.prompts, b.plan.prompts)
     for one, other in zip(a.plan.clips, b.plan.clips, strict=True):
         name = Path(one.path).name
         if one.bytes is None or other.bytes is None:
@@ -236,6 +237,23 @@ def _clips_facts(a: Run, b: Run) -> list[_Fact]:
         facts += _content(f"clip {name}", (a, one), (b, other))
         if one.reference != other.reference:
             facts.append((f"clip {name}: reference", "one text", "another"))
+    return facts
+
+
+def _prompts_facts(first: Sequence[Prompt], second: Sequence[Prompt]) -> list[_Fact]:
+    """Which prompts are on one side alone, or are called the same and are not."""
+    one, other = ({prompt.name: prompt for prompt in prompts} for prompts in (first, second))
+    if one.keys() != other.keys():
+        alone = [
+            [name for name in names if name not in others] for names, others in ((one, other), (other, one))
+        ]
+        return [("prompts", _named(alone[0]), _named(alone[1]))]
+    facts: list[_Fact] = []
+    for part in ("text", "check"):
+        if changed := [name for name in one if getattr(one[name], part) != getattr(other[name], part)]:
+            facts.append((f"prompts: {part} of {_named(changed)}", "one", "another"))
+    if [*one] != [*other]:
+        facts.append(("order of prompts", _named(one), _named(other)))
     return facts
 
 
@@ -265,6 +283,12 @@ def _command(plan: Plan) -> str:
 
 def _alike(one: int, other: int) -> bool:
     return abs(one - other) <= _SAME_MEMORY * max(one, other)
+
+
+def _named(names: Iterable[str]) -> str:
+    known = [*names]
+    more = [f"{len(known) - _SHOWN_NAMES} more"] if len(known) > _SHOWN_NAMES else []
+    return ", ".join([*known[:_SHOWN_NAMES], *more]) or "none of these"
 
 
 def _said(fact: object) -> str:

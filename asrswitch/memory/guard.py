@@ -23,7 +23,8 @@ _WORKER = b"asrswitch.worker"
 _GRACE_S = 1.0
 _PAUSE_S = 0.002  # between two looks
 _LONGEST_S = 2.0
-_STILL = 5  # looks in a row without a change
+_STILL_S = 0.01
+SERVER_STILL_S = 0.5  # a server may answer before what held the model has ended
 
 
 class ConcurrentError(AsrSwitchError):
@@ -162,18 +163,19 @@ def settle(
     tolerance: int,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    still_s: float = _STILL_S,
 ) -> Slate:
     """Look again and again until memory is at most ``tolerance`` bytes above ``baseline``.
 
-    Ends early where it has stopped changing, for then waiting does not help, and in any case after two
-    seconds.
+    Ends early where it has not sunk for ``still_s``, for then waiting does not help, and in any case after
+    two seconds.
     """
     began = clock()
-    lowest, still = read(), 0
-    now = lowest
-    while now - baseline > tolerance and still < _STILL and clock() - began < _LONGEST_S:
+    now = lowest = read()
+    sank = clock()
+    while now - baseline > tolerance and clock() - sank < still_s and clock() - began < _LONGEST_S:
         sleep(_PAUSE_S)
         now = read()
-        still = still + 1 if now >= lowest else 0
-        lowest = min(lowest, now)
+        if now < lowest:
+            lowest, sank = now, clock()
     return Slate(now - baseline <= tolerance, now - baseline, (clock() - began) * 1e3)

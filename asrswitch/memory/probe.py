@@ -53,13 +53,24 @@ class Faults(NamedTuple):
 class MemoryProbe:
     """Reads one process again and again; each reading carries the peak and faults since the one before."""
 
-    def __init__(self, pid: int, proc: Path = Path("/proc")) -> None:
+    def __init__(self, pid: int, proc: Path = Path("/proc"), from_start: bool = False) -> None:
+        """Begin to read a process.
+
+        Args:
+            pid: its number.
+            proc: where proc(5) is.
+            from_start: whether the first reading has all since the process began, and not since now.
+        """
         self._proc = proc
         self._directory = proc / str(pid)
         self._cgroup = ControlGroupReader(pid, proc)
-        self._faults = self._read_faults()
-        self._read_until_now = self._count_read()
-        self._peak_since: Literal["reading", "start"] = self._set_peak_back()
+        self._faults: Faults | None = Faults(0, 0)
+        self._read_until_now: int | None = 0
+        self._peak_since: Literal["reading", "start"] = "reading"
+        if not from_start:
+            self._faults = self._read_faults()
+            self._read_until_now = self._count_read()
+            self._peak_since = self._set_peak_back()
 
     def read(self) -> Memory:
         """Take a reading and begin a new peak.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,18 +21,19 @@ class ProcessesProbe:
 
     Sums of resident memory count a page that two processes share twice; PSS counts it once. The peak is the
     sum of the processes' own peaks, which need not have been at one time. Page faults and what was read from
-    disks are those of processes that are still there, and begin with the first reading that sees them;
-    what a child read from disks is its parent's once that has waited for it (the kernel adds it up).
+    disks are those of processes that are still there. Of one that began since the reading before, all of
+    these count from its beginning; of one that was there, and is seen for the first time, from now on.
+    What a child read from disks is its parent's once that has waited for it (the kernel adds it up).
     """
 
     def __init__(self, pid: int, proc: Path = _PROC) -> None:
         self._pid = pid
         self._proc = proc
         self._first = MemoryProbe(pid, proc)
+        self._read_at = _ticks()  # the latest reading
         self._others: dict[tuple[int, int], MemoryProbe] = {}  # by number and start
         self.roots: tuple[int, ...] = ()  # besides the process itself, and below none of these
         self.groups: tuple[str, ...] = ()  # directories of control groups, all of whose processes are meant
-
         self.last_others = 0  # how many the last reading had besides the process itself
 
     def pids(self) -> list[int]:
@@ -48,6 +51,7 @@ class ProcessesProbe:
         Raises:
             ProcessGoneError: the first process is gone. Another that ends meanwhile is left out.
         """
+        before, self._read_at = self._read_at, _ticks()
         memory = self._first.read()
         found: dict[tuple[int, int], MemoryProbe] = {}
         readings = [memory]
@@ -56,7 +60,7 @@ class ProcessesProbe:
             if began is None:
                 continue
             key = pid, began
-            found[key] = self._others.get(key) or MemoryProbe(pid, self._proc)
+            found[key] = self._others.get(key) or MemoryProbe(pid, self._proc, from_start=began > before)
             try:
                 readings.append(found[key].read())
             except ProcessGoneError:
@@ -82,6 +86,11 @@ class ProcessesProbe:
         """
         total = self._first.resident_bytes()
         return total + sum(sum(sample(pid, self._proc)) for pid in self.others())
+
+
+def _ticks() -> int:
+    """Since the machine's start, in the unit of what ``began_at`` tells."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 def _together(readings: Sequence[Memory]) -> Memory:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from asrswitch.native.processes import parent_of
+
 _PROC = Path("/proc")
 _LISTENS = "0A"  # TCP_LISTEN of <net/tcp_states.h>
 
@@ -25,7 +27,7 @@ def listeners(host: str, port: int, proc: Path = _PROC) -> list[int]:
         return []
     wanted = {f"socket:[{inode}]" for inode in sockets}
     found = [pid for pid in _pids(proc) if _has_open(f"{proc}/{pid}", wanted)]
-    return [pid for pid in found if _parent(proc / str(pid)) not in found]
+    return [pid for pid in found if parent_of(pid, proc) not in found]
 
 
 def _addresses(host: str) -> set[str]:
@@ -80,9 +82,3 @@ def _has_open(directory: str, names: set[str]) -> bool:
                 if os.readlink(entry.path) in names:  # noqa: PTH115
                     return True
     return False
-
-
-def _parent(directory: Path) -> int | None:
-    with contextlib.suppress(OSError):
-        return int((directory / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-    return None

@@ -51,6 +51,12 @@ def began_at(pid: int, proc: Path = _PROC) -> int | None:
     return int(fields[19]) if fields else None
 
 
+def parent_of(pid: int, proc: Path = _PROC) -> int | None:
+    """Which process another is below; None where there is no such process."""
+    fields = _stat(proc / str(pid))
+    return int(fields[1]) if fields else None
+
+
 def name_of(pid: int, proc: Path = _PROC) -> str:
     """The name of a process's program, as far as the kernel keeps it."""
     with contextlib.suppress(OSError):
@@ -68,15 +74,11 @@ def _children(pid: int, proc: Path) -> list[int]:
         if not threads.exists():
             return []
         # A thread has ended, or the kernel was built without CONFIG_PROC_CHILDREN: ask each for its parent.
-        return [int(other.name) for other in proc.iterdir() if other.name.isdigit() and _parent(other) == pid]
+        others = [int(other.name) for other in proc.iterdir() if other.name.isdigit()]
+        return [other for other in others if parent_of(other, proc) == pid]
     except OSError:  # it has ended
         return []
     return found
-
-
-def _parent(directory: Path) -> int | None:
-    fields = _stat(directory)
-    return int(fields[1]) if fields else None
 
 
 def _stat(directory: Path) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +11,9 @@ import msgspec
 
 from asrswitch.backend_choice import names_a_file
 from asrswitch.errors import UsageError, printable
-from asrswitch.toml_files import mistake, read_toml
+from asrswitch.toml_files import Presets, mistake, read_toml
 
+PRESETS = Presets("prompts/sets")
 _MOST_PROMPTS = 1000
 _LONGEST_NAME = 60  # characters, as all of these; a name stands in tables
 _LONGEST_TEXT = 100_000
@@ -45,10 +45,6 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     code: str | None = None
 
 
-def preset_names() -> list[str]:
-    return sorted(path.stem for path in _preset_path("").parent.glob("*.toml"))
-
-
 def read_prompts(word: str) -> tuple[Prompt, ...]:
     """The prompts of a set that comes with asrswitch, or of a file, in its order.
 
@@ -59,12 +55,12 @@ def read_prompts(word: str) -> tuple[Prompt, ...]:
         UsageError: no such set, or something in the file is wrong, in one line with its file, line and key.
     """
     is_file = names_a_file(word)
-    if not is_file and word not in preset_names():
-        known = ", ".join(preset_names())
+    if not is_file and word not in PRESETS.names():
+        known = ", ".join(PRESETS.names())
         raise UsageError(
             f"--prompts {printable(word)}: no set of prompts is called so; use {known}, or name a file"
         )
-    path = Path(word) if is_file else _preset_path(word)
+    path = Path(word) if is_file else PRESETS.path(word)
     text, tables = read_toml(path, "--prompts")
     if not tables:
         raise UsageError(printable(f"{path}: has no prompts; write a table for each, see docs/prompts.md"))
@@ -80,10 +76,6 @@ def read_prompts(word: str) -> tuple[Prompt, ...]:
             raise mistake(path, places, name, problem)
         prompts.append(_read_prompt(path, places, name, given))
     return tuple(prompts)
-
-
-def _preset_path(name: str) -> Path:
-    return Path(str(resources.files("asrswitch") / "prompts" / "sets" / f"{name}.toml"))
 
 
 def _read_prompt(path: Path, places: str, name: str, given: Any) -> Prompt:

@@ -30,7 +30,12 @@ _MIB = 1024 * 1024
 _STYLES = {Word.FLAT: "green", Word.PLATEAU: "green", Word.INCONCLUSIVE: "yellow", Word.LEAK: "bold red"}
 _DETAILED_FAILURES = 5
 _SLOW_SETTLING_MS = 10.0
-_RENEWED = {"failure": "after a failure", "large": "before a large model", "isolate": "to unload"}
+_RENEWED = {
+    "failure": "after a failure",
+    "large": "before a large model",
+    "isolate": "to unload",
+    "occupied": "because it had models",
+}
 _CONTINUED = 2  # blanks before the rest of a line that a terminal has no room for
 
 
@@ -170,9 +175,10 @@ def _memory_lines(summary: Summary) -> list[str]:
             f"budget: {restarts} of the worker to make room, {counted(budgets.refused, 'load')} refused"
         )
     if packed := summary.packed:
+        of_server = f" ({packed.by_server:,} by the server itself)" if packed.by_server else ""
         lines.append(
             f"packed: {packed.hits:,} of {counted(packed.turns, 'turn')} found their model loaded, "
-            f"{counted(packed.evictions, 'eviction')}; "
+            f"{counted(packed.evictions, 'eviction')}{of_server}; "
             f"about {packed.saved_ms / 1e3:,.2f} s of loads and unloads were saved"
         )
     if summary.renewals and summary.renew_ms:

@@ -20,7 +20,18 @@ from rich.progress import (
 from rich.text import Text
 
 from asrswitch.plan import Plan
-from asrswitch.records import Failure, Load, Reading, Record, Release, Run, Transcription
+from asrswitch.records import (
+    Eviction,
+    Failure,
+    Load,
+    Reading,
+    Record,
+    Release,
+    Renewal,
+    Run,
+    Transcription,
+    WorkerStarted,
+)
 from asrswitch.resume import RETRIED
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stats.series import MINIMUM_ITERATIONS
@@ -30,6 +41,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _MIB = 1024 * 1024
+_JUDGED = Run | WorkerStarted | Renewal | Reading | Load | Eviction | Release  # what a verdict is made from
 _RELEASES = {ReleaseKind.DESTROY: "unload", ReleaseKind.RESTART: "restart", ReleaseKind.EXIT: "exit"}
 # A look at the verdict takes longer the more readings there are: each waits for so many times as many.
 _NEXT_LOOK = 1.3
@@ -131,7 +143,7 @@ class _VerdictSoFar:
 
     def __init__(self, plan: Plan, earlier: Sequence[Record]) -> None:
         self._n_models = len(plan.models)
-        self._records = [record for record in earlier if isinstance(record, Run | Reading | Release)]
+        self._records = [record for record in earlier if isinstance(record, _JUDGED)]
         self._turns = sum(_ends_turn(record) for record in self._records)
         self._next_look = MINIMUM_ITERATIONS * self._n_models
         # A verdict needs it. It is slow to import, and a run is not to wait for it in its middle.
@@ -139,7 +151,7 @@ class _VerdictSoFar:
 
     def after(self, record: Record) -> str | None:
         """The verdict in words, where this record is a reason to look again."""
-        if not isinstance(record, Run | Reading | Release):
+        if not isinstance(record, _JUDGED):
             return None
         self._records.append(record)
         self._turns += _ends_turn(record)

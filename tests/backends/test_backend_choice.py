@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asrswitch.backend_choice import BackendChoice, capabilities_of, choose_backend, preset_names, preset_path
+from asrswitch.backend_choice import PRESETS, BackendChoice, capabilities_of, choose_backend
 from asrswitch.cli import main
 from asrswitch.errors import UsageError
 from asrswitch.experiment import read_experiment
@@ -94,7 +94,7 @@ def test_the_default_is_a_library() -> None:
     assert choose_backend("chatllm", {}) == BackendChoice()
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", PRESETS.names())
 def test_presets_are_configurations_that_fill_in(name: str, tmp_path: Path) -> None:
     program = tmp_path / name
     program.write_text("#!/bin/sh\n", encoding="utf-8")
@@ -110,7 +110,7 @@ def test_presets_are_configurations_that_fill_in(name: str, tmp_path: Path) -> N
     assert "/clip.wav" in plain and not any("{" in word for word in plain)
     forced = fill_in(words, {**options, "language": "Chinese", "language_code": "zh"})
     assert (forced != plain) == can["forces_language"]
-    assert preset_path(name).is_file()
+    assert PRESETS.path(name).is_file()
 
 
 def test_the_audio_part_of_a_gguf_model_lies_beside_it() -> None:

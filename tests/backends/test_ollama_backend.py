@@ -133,6 +133,8 @@ def test_labels_and_names_of_what_is_loaded(server: OllamaServer, make: Make) ->
     assert ours.processes() == [server.pid] and len(server.holders()) == 2
     ours.unload("a")
     assert ours.resident() == ["large:latest"] and len(server.holders()) == 1
+    ours.unload("large:latest")  # who loaded it does not matter
+    assert ours.resident() == [] and not server.holders()
 
 
 def test_a_load_is_one_even_where_the_model_was_there(server: OllamaServer, make: Make) -> None:
@@ -272,8 +274,28 @@ def test_more_models_than_it_keeps_evict_the_one_used_longest_ago(tmp_path: Path
         assert len(server.holders()) == 2
 
 
+def test_numbers_that_can_be_none_are_left_out() -> None:
+    last = {"eval_count": 10**400, "prompt_eval_count": True, "eval_duration": -5, "load_duration": 2e6}
+    assert figures_of(last) == {"load_ms": 2.0}
+    assert figures_of({"eval_count": float("nan"), "total_duration": 1e30}) == {}
+
+
+def test_a_line_that_is_nested_too_deep_is_no_piece() -> None:
+    with pytest.raises(ValueError, match=re.escape("a line is no JSON: [[[")):
+        piece_of(b"[" * 200_000, False)
+
+
+@pytest.mark.parametrize("size", ["large", -1, 10**400, None])
+def test_keep_alive_is_chosen_whatever_a_server_says_of_sizes(size: object, tmp_path: Path) -> None:
+    with serving(tmp_path, model("small", 2, size=size)) as server:
+        configuration = read_configuration(None, {"OLLAMA_HOST": server.url})
+        backend = make_backend("ollama", configuration | {"keep_alive": "auto"})
+        backend.load("a", options("small"))
+        assert server.requests()[0]["keep_alive"] == -1
+
+
 JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
 )
 KEYS = st.sampled_from(

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -50,7 +54,11 @@ from support import ROOT
         ("restart = ['']\n", "o.toml:1: restart: its first word is to be a program"),
         ("pid = 5\ndocker = 'ollama'\n", "o.toml:1: pid: a server that is restarted becomes another process"),
         ("answers_within_s = -1\n", "o.toml:1: answers_within_s: -1: give a number of seconds above 0"),
+        ("answers_within_s = 1e300\n", "o.toml:1: answers_within_s: 1e+300: give a number of seconds"),
+        ("url = 'http://a..b'\n", "o.toml:1: url: http://a..b is no address"),
+        ("url = 'http://127.0.0.1/ü'\n", "o.toml:1: url: http://127.0.0.1/ü is no address"),
         ("= 5\n", "o.toml: Invalid"),
+        (f"pid = {'9' * 5000}\n", "o.toml: a number has too many digits; correct it there"),
     ],
 )
 def test_a_mistake_names_file_line_and_key(text: str, says: str, tmp_path: Path) -> None:
@@ -107,14 +115,15 @@ def test_forms_of_ollama_host(host: str, url: str) -> None:
     assert url_of_host(host) == url
 
 
-@pytest.mark.parametrize("host", ["host:66000", "host:-1", "host:port", "ftp://host", "http://a:b@host"])
+@pytest.mark.parametrize("host", ["host:66000", "host:-1", "host:port", "ftp://host", "http://a:b@host",
+     "http://a..b", "a" * 70 + ".x:1", "http://127.0.0.1:1/ü", "a b"])  # fmt: skip
 def test_what_is_no_host(host: str) -> None:
     with pytest.raises(UsageError) as caught:
         url_of_host(host)
     assert str(caught.value).startswith(f"OLLAMA_HOST is {host}: give HOST:PORT or")
 
 
-@given(st.text(alphabet="ah01:/[].@ -", max_size=20))
+@given(st.text(alphabet="ah01:/[].@ -ü\x1b", max_size=20))
 def test_any_host_is_an_address_or_refused(host: str) -> None:
     with contextlib.suppress(UsageError):
         url = url_of_host(host)
@@ -191,6 +200,65 @@ def test_models_that_there_are_not(words: list[str], says: str, server: OllamaSe
     with pytest.raises(UsageError) as caught:
         models_of(read_configuration(None, {"OLLAMA_HOST": server.url}), words)
     assert str(caught.value).startswith(says.format(url=server.url)) and "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def telling() -> Iterator[Callable[[bytes], dict[str, Any]]]:
+    """The configuration for a server that tells this of its models; that waits, where that is nothing."""
+    with contextlib.ExitStack() as stack:
+
+        def start(tags: bytes) -> dict[str, Any]:
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+            def serve() -> None:
+                with contextlib.suppress(OSError), listening.accept()[0] as connection:
+                    connection.recv(1 << 16)
+                    if not tags:
+                        over.wait(10)
+                    connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + tags)
+
+            threading.Thread(target=serve, daemon=True).start()
+            host = f"127.0.0.1:{listening.getsockname()[1]}"
+            return read_configuration(None, {"OLLAMA_HOST": host})
+
+        over = threading.Event()
+        stack.callback(over.set)
+        yield start
+
+
+@pytest.mark.parametrize(
+    ("tags", "says"),
+    [
+        (b"[" * 200_000, "/api/tags: the reply is no JSON ([[["),
+        (b'{"models": [{"name": "a", "size": -5}]}', "a cannot have -5 bytes"),
+        (b'{"models": [{"name": "a", "size": 1%s}]}' % (b"0" * 30), "/api/tags: this is no list of models"),
+        (b'{"models": [{"name": "a", "size": 9%s}]}' % (b"0" * 15), "a cannot have 9000000000000000 bytes"),
+        (b'{"models": [{"name": "a\\u001b[31m\\nb", "size": 5}]}', "'a\\x1b[31m\\nb' is no name or digest"),
+        (b'{"models": [{"name": "a\\ud800", "size": 5}]}', "'a\\ud800' is no name or digest"),
+        (b'{"models": [{"name": "a", "size": 5, "digest": "\\n"}]}', "is no name or digest"),
+        (b'{"models": [{"name": "", "size": 5}]}', "a model has no name"),
+    ],
+)
+def test_what_is_no_list_of_models(
+    tags: bytes, says: str, telling: Callable[[bytes], dict[str, Any]]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        models_of(telling(tags), [])
+    assert says in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_names_of_one_model_are_one(telling: Callable[[bytes], dict[str, Any]]) -> None:
+    told = (
+        b'{"models": [{"name": "a", "size": 5}, {"name": "a:latest", "size": 5}, {"name": "b", "size": 0}]}'
+    )
+    assert models_of(telling(told), []) == (Model("a", "a", 5), Model("b", "b", None))
+
+
+def test_a_server_that_accepts_and_is_silent(telling: Callable[[bytes], dict[str, Any]]) -> None:
+    began = time.monotonic()
+    with pytest.raises(UsageError, match=r"/api/tags: no answer within 0\.2 s; see .*OLLAMA_HOST or url"):
+        models_of(telling(b"") | {"answers_within_s": 0.2}, [])
+    assert time.monotonic() - began < 2
 
 
 def test_no_server_is_there() -> None:

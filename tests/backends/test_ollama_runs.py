@@ -5,6 +5,7 @@ Faults are recorded and recovered from, and who keeps memory is named. The serve
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from asrswitch.cli import main
 from asrswitch.records import CleanSlate, Failure, Reading, Record, Renewal, Run, Skip, Transcription
+from asrswitch.worker.backends.server import Server
 from helpers.backend_runs import log_of, summary_of
 from helpers.ollama import MIB, OllamaServer, model, serving
 
@@ -68,6 +70,36 @@ def run(run_backend: RunBackend, prompts: str) -> RunBackend:
 
 def of_kind(records: list[Record], kind: type[Any]) -> list[Any]:
     return [record for record in records if isinstance(record, kind)]
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 64])
+def test_an_interrupted_run_goes_on_with_the_same_models_alone(
+    digest: str, run: RunBackend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "server"
+    directory.mkdir()
+    with serving(directory, model("small", 2, digest=digest, answers=ANSWERS)) as server:
+        assert run(server, "x=small", iterations=2).returncode == 0
+        log = tmp_path / "out" / "run.jsonl"
+        log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:8]))
+        settings = directory / "settings.json"
+        known = settings.read_text(encoding="utf-8")
+        changes: tuple[dict[str, Any], ...] = ({"digest": "1" * 64}, {"size": 3 * MIB})
+        for change in changes:
+            told = json.loads(known)
+            told["models"][0] |= change
+            settings.write_text(json.dumps(told), encoding="utf-8")
+            Server(server.url, restart=server.restart).restart()
+            assert main(["--resume", str(tmp_path / "out"), "--quiet"]) == 2
+            said = f"asrswitch: {server.url}: small:latest is not the model that this run began with; begin"
+            assert said in capsys.readouterr().err
+        settings.write_text(known, encoding="utf-8")
+        Server(server.url, restart=server.restart).restart()
+        assert main(["--resume", str(tmp_path / "out"), "--quiet"]) == 0, capsys.readouterr().err
+    said = of_kind(log_of(tmp_path), Transcription)
+    assert {(one.iteration, one.clip) for one in said} == {
+        (number, name) for number in (1, 2) for name in ("sum", "river")
+    }
 
 
 def check(tmp_path: Path, server: OllamaServer, iterations: int, out: str) -> None:

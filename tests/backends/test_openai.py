@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import asrswitch
 from asrswitch.memory.processes import ProcessesProbe
-from asrswitch.openai_configuration import preset_names
+from asrswitch.openai_configuration import PRESETS
 from asrswitch.worker.backends import BackendError, Transcription
 from asrswitch.worker.backends.openai import OpenAIBackend, events_of, fill_in, multipart, numbers_of, silence
 from helpers.transcription_server import BALLAST_BYTES, form_of
@@ -59,7 +59,7 @@ def failure_of(backend: OpenAIBackend, model: str = SMALL) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("preset", [name for name in preset_names() if name != "vllm"])
+@pytest.mark.parametrize("preset", [name for name in PRESETS.names() if name != "vllm"])
 def test_a_model_is_loaded_and_unloaded_as_each_preset_does(preset: str, server: TranscriptionServer) -> None:
     backend = server.backend(preset)
     assert backend.processes() == [server.pid] and backend.resident() == []
@@ -205,6 +205,12 @@ def test_a_model_that_stays_is_listed_and_unloaded_before_the_next_load(server: 
     began, ended = backend.unload("s")
     assert ended - began > 0.1e9 and backend.resident() == ["s"]
     assert server.backend("localai").resident() == [SMALL], "of another's it is told by the server's name"
+    other = server.backend("localai")
+    other.unload(SMALL)  # by that name
+    assert other.resident() == []
+    backend.load("s", options(SMALL))
+    server.break_down({"stays": 1})
+    backend.unload("s")
     pid = server.pid
     began, ended = backend.load("s", options(SMALL))
     assert ended - began < 0.1e9 and backend.resident() == ["s"] and server.pid == pid
@@ -269,7 +275,7 @@ def test_events_are_read_whatever_stands_between_them(events: list[list[bytes]])
 def test_numbers_that_a_reply_says_of_itself() -> None:
     reply = {
         "usage": {"type": "tokens", "input_tokens": 3, "output_tokens": 4, "details": {"a": 1}, "yes": True},
-        "timings": {"prompt_ms": 1.5, "predicted_ms": float("nan")},
+        "timings": {"prompt_ms": 1.5, "predicted_ms": float("nan"), "a": -1, "b": 10**400, "\x1b[31m": 1},
     }
     assert numbers_of(reply) == {"prompt_tokens": 3, "tokens": 4, "prompt_ms": 1.5}
     assert numbers_of({"usage": None}) == {} == numbers_of({"usage": [1]})

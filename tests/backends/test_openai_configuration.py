@@ -11,7 +11,7 @@ from asrswitch.backend_choice import capabilities_of, choose_backend
 from asrswitch.cli import main
 from asrswitch.errors import UsageError
 from asrswitch.model import Model
-from asrswitch.openai_configuration import models_of, preset_names, preset_path, read_configuration
+from asrswitch.openai_configuration import PRESETS, models_of, read_configuration
 from asrswitch.worker.backends.openai import OpenAIBackend
 from support import ROOT
 
@@ -19,7 +19,7 @@ GOOD = 'url = "http://127.0.0.1:8080"\n'
 UNLOAD = '[unload]\npath = "/unload"\n'
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", PRESETS.names())
 def test_presets_are_configurations_that_a_backend_takes(name: str) -> None:
     choice = choose_backend(f"openai:{name}", {})
     assert choice.given == name
@@ -158,6 +158,6 @@ def test_the_documented_configurations_are_right(tmp_path: Path) -> None:
         found = read_configuration(str(tmp_path / "c.toml"), {"LLAMA_API_KEY": "k"})
         assert found["resident"]["loaded"] == loaded
     rows = re.findall(r"^\| `([a-z-]+)` \| .* \| not run here \|$", page, re.MULTILINE)
-    assert sorted(rows) == preset_names()
-    for name in preset_names():
-        assert "not run here" in preset_path(name).read_text(encoding="utf-8")
+    assert sorted(rows) == PRESETS.names()
+    for name in PRESETS.names():
+        assert "not run here" in PRESETS.path(name).read_text(encoding="utf-8")

@@ -6,16 +6,21 @@ import contextlib
 import os
 import re
 import shlex
+import signal
 import socket
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asrswitch.worker.backends import BackendError
-from asrswitch.worker.backends.server import Server, memory_group
+from asrswitch.worker.backends.server import Server, memory_group, number_of
 from support import wait_for
 
 Answering = Callable[..., tuple[str, list[bytes]]]
@@ -59,9 +64,12 @@ def http(body: bytes, status: str = "200 OK", length: int | None = None) -> byte
     return f"HTTP/1.1 {status}\r\nContent-Length: {size}\r\n\r\n".encode() + body
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 def test_json_goes_there_and_back(answering: Answering) -> None:
     url, heard = answering(http(b'{"models": []}'))
-    server = Server(f"{url}/below/", headers={"Authorization": "Bearer secret"})
+    server = Server(f"{url}/below/", key="secret")
     assert server.call("POST", "/load", {"model": "a"}) == {"models": []}
     head, _, body = heard[0].partition(b"\r\n\r\n")
     assert head.startswith(b"POST /below/load HTTP/1.1")
@@ -81,6 +89,10 @@ def test_json_goes_there_and_back(answering: Answering) -> None:
         (http(b'{"detail": "busy"}', "503 Oh"), "/x: status 503: busy; see"),
         (http(b"line\nline", "500 Oh"), "/x: status 500: line line; see"),
         (http(b"", "502 Oh"), "/x: status 502: nothing; see"),
+        (http(b"[" * 200_000), "/x: the reply is no JSON ([[["),
+        (http(b"[" * 60_000, "500 Oh"), "/x: status 500: [[["),
+        (http(b"1" * (33 << 20)), "/x: the reply is longer than 32 MiB; is this the right server?"),
+        (CHUNKED + b"-5\r\nhello\r\n", "/x: "),
         (b"SSH-2.0-OpenSSH\r\n", "/x: the answer is no HTTP (SSH-2.0-OpenSSH); is this the right server?"),
     ],
 )
@@ -89,6 +101,67 @@ def test_what_goes_wrong_is_one_line(answer: bytes, says: str, answering: Answer
     with pytest.raises(BackendError, match=re.escape(says)) as raised:
         Server(url).call("GET", "/x")
     assert str(raised.value).startswith(url) and "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (b"x" * (5 << 20), "/x: a line of the reply is longer than 4 MiB; is this the right server?"),
+        ((b"x" * (1 << 20) + b"\n") * 33, "/x: the reply is longer than 32 MiB; is this"),
+        (b"\n" * ((1 << 20) + 1), "/x: the reply has more than 1,048,576 lines; is this the right server?"),
+    ],
+)
+def test_a_stream_has_its_bounds(lines: bytes, says: str, answering: Answering) -> None:
+    server = Server(answering(http(lines))[0])
+    with server.open("GET", "/x") as response, pytest.raises(BackendError, match=re.escape(says)):
+        for _ in server.read_lines(response, "/x"):
+            pass
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"HTTP/1.1 200 OK\r\n", http(b"[", length=99), http(b"[", length=99)[:-1]]
+)
+def test_one_that_is_asked_in_time_is_cut_off_however_slowly_it_answers(head: bytes) -> None:
+    over = threading.Event()
+
+    def serve() -> None:
+        with listening.accept()[0] as connection, contextlib.suppress(OSError):
+            request(connection)
+            connection.sendall(head)
+            while not over.wait(0.05):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(BackendError, match=r"/x: no answer within 0\.3 s; see the server's own log"):
+            Server(f"http://127.0.0.1:{listening.getsockname()[1]}").call("GET", "/x", within_s=0.3)
+        assert 0.3 <= time.monotonic() - began < 2
+        over.set()
+        thread.join()
+
+
+def test_a_key_is_nowhere_in_what_a_server_says_not_even_its_beginning(answering: Answering) -> None:
+    key = "sk-" + "K" * 40
+    for said in (b'{"error": "%s"}' % (b"x" * 280 + key.encode()), b"x" * 280 + key.encode()):
+        with pytest.raises(BackendError) as raised:
+            Server(answering(http(said, "401 No"))[0], key=key).call("GET", "/x")
+        assert "xx(the key)" in str(raised.value) and "sk-" not in str(raised.value)
+    with pytest.raises(BackendError) as raised:
+        Server(answering(f"no HTTP {key}\r\n".encode())[0], key=key).call("GET", "/x")
+    assert "no HTTP (the key)" in str(raised.value)
+
+
+@given(st.one_of(st.none(), st.booleans(), st.text(max_size=3), st.integers(), st.floats()))
+def test_a_number_is_one_that_can_be_a_count_a_size_or_a_time(told: object) -> None:
+    right = isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told <= 1e15
+    assert number_of(told) == (told if right else None)
+
+
+def test_a_number_of_any_length_is_no_float() -> None:
+    assert number_of(10**400) is None and number_of(10**15) == 1e15
 
 
 def test_a_server_that_is_not_there(answering: Answering) -> None:
@@ -103,6 +176,33 @@ def test_its_process_is_who_listens_unless_it_is_said(answering: Answering) -> N
     assert Server(url).processes() == [os.getpid()]
     assert Server(url, pid=1).processes() == [1]
     assert Server("http://127.0.0.1:1").processes() == []
+
+
+def test_a_number_that_became_another_processs_is_not_the_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(f"#!/bin/sh\ncat {tmp_path}/pid\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    first, second = (subprocess.Popen(["sleep", "30"]) for _ in range(2))
+    try:
+        given = Server("http://127.0.0.1:1", pid=first.pid)
+        container = Server("http://127.0.0.1:1", docker="llm")
+        assert given.processes() == [first.pid]
+        assert container.processes() == []  # Docker does not tell
+        (tmp_path / "pid").write_text(str(first.pid))
+        assert container.processes() == [first.pid], "it is asked again"
+        (tmp_path / "pid").write_text(str(second.pid))
+        assert container.processes() == [first.pid], "and then no more"
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        assert given.processes() == []
+        assert container.processes() == [second.pid]
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
 
 
 def test_a_restart_is_over_once_the_server_answers(tmp_path: Path) -> None:

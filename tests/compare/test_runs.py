@@ -12,6 +12,7 @@ from asrswitch.errors import UsageError
 from asrswitch.machine import Machine
 from asrswitch.model import Model
 from asrswitch.plan import Clip
+from asrswitch.prompts.sets import Check, Prompt
 from asrswitch.records import Record
 
 
@@ -48,6 +49,26 @@ def test_what_makes_figures_those_of_different_things(changes: dict[str, Any], l
     one, other = make_run("A", iterations=2), make_run("B", iterations=2, **changes)
     assert what_differs(side(one), side(other)) == [line]
     assert what_differs(side(one), side(one, other)) == [line]
+
+
+def test_which_prompts_differ_is_said() -> None:
+    def run(*prompts: Prompt) -> LoggedRun:
+        return make_run(iterations=2, clips=(), prompts=prompts)
+
+    total, river = Prompt("sum", "two and three?"), Prompt("river", "through Paris?", Check("exact", "Seine"))
+    ours = run(total, river)
+    assert what_differs(side(ours), side(run(total, river))) == []
+    other = run(Prompt("sum", "two and four?"), Prompt("river", "through Paris?", Check("pattern", "Seine")))
+    assert what_differs(side(ours), side(other)) == [
+        "prompts: text of sum: one against another",
+        "prompts: check of river: one against another",
+    ]
+    many = run(river, *(Prompt(f"p{index}", "?") for index in range(7)))
+    assert what_differs(side(ours), side(many)) == ["prompts: sum against p0, p1, p2, p3, p4, 2 more"]
+    assert what_differs(side(ours), side(run(total))) == ["prompts: river against none of these"]
+    assert what_differs(side(ours), side(run(river, total))) == [
+        "order of prompts: sum, river against river, sum"
+    ]
 
 
 def test_the_size_of_a_model_and_of_a_clip_count_where_they_are_known() -> None:

@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrswitch.memory.guard import ConcurrentError, MachineLock, is_mapped, other_workers, settle
+from asrswitch.memory.guard import (
+    SERVER_STILL_S,
+    ConcurrentError,
+    MachineLock,
+    is_mapped,
+    other_workers,
+    settle,
+)
 from support import ROOT
 
 HOLD = """
@@ -149,3 +156,15 @@ def test_memory_that_sinks_is_waited_for_and_memory_that_stays_is_not() -> None:
     assert slate.back and slate.settle_ms == pytest.approx(18)
     slate = settle(lambda: 90, 0, 5, clock, clock.sleep)
     assert not slate.back and slate.excess_bytes == 90 and slate.settle_ms == pytest.approx(10)
+
+
+def test_of_a_server_more_patience_is_asked() -> None:
+    clock = Clock()
+
+    def read() -> int:
+        return 0 if clock() > 0.1 else 90
+
+    assert not settle(read, 0, 5, clock, clock.sleep).back
+    clock = Clock()
+    slate = settle(read, 0, 5, clock, clock.sleep, still_s=SERVER_STILL_S)
+    assert slate.back and 100 <= slate.settle_ms < 110

@@ -161,3 +161,28 @@ def test_processes_of_control_groups_are_read_too(nested: Nested, tmp_path: Path
     assert second in other.others() and first.pid not in other.roots
     assert before.rss_bytes > 24 * MIB and sum(held.values()) > 28 * MIB
     assert probe.last_others == len(held)
+
+
+PEAKED = """
+import mmap, sys
+held = mmap.mmap(-1, 48 << 20)
+for at in range(0, 48 << 20, 4096):
+    held[at] = 1
+held.close()
+print(flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_the_peak_of_a_process_that_began_between_two_readings_counts_from_its_beginning() -> None:
+    probe = ProcessesProbe(os.getpid())
+    before = probe.read()
+    words = [sys.executable, "-S", "-c", PEAKED]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdin
+        process.stdout.readline()
+        reading = probe.read()
+        assert reading.rss_bytes < before.rss_bytes + 24 * MIB
+        assert reading.peak_rss_bytes > reading.rss_bytes + 40 * MIB
+        assert probe.read().peak_rss_bytes < reading.peak_rss_bytes - 40 * MIB  # and then from the reading
+        process.stdin.close()

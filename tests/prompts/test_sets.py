@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asrswitch.errors import UsageError
-from asrswitch.prompts.sets import Check, Prompt, preset_names, read_prompts
+from asrswitch.prompts.sets import PRESETS, Check, Prompt, read_prompts
 
 GOOD = "[a]\ntext = 'x'\n"
 
@@ -119,7 +119,7 @@ def test_the_line_is_that_of_the_prompt_that_is_meant() -> None:
 
 
 def test_sets_and_files_that_are_not_there(tmp_path: Path) -> None:
-    assert preset_names() == ["questions", "sentences"]
+    assert PRESETS.names() == ["questions", "sentences"]
     with pytest.raises(UsageError, match=r"--prompts riddles: no set .* use questions, sentences, or name a"):
         read_prompts("riddles")
     with pytest.raises(UsageError, match=r"none\.toml: cannot be read \(No such file"):

@@ -15,6 +15,7 @@ from asrswitch.worker.protocol import Capabilities, LoadOptions
 
 DEFAULT = "chatllm"
 GROUP = "asrswitch.backends"
+_LONGEST_WORDS = 300
 _OURS = {
     DEFAULT: ("chatllm", "Models"),
     "command": ("command", "CommandBackend"),
@@ -30,6 +31,13 @@ class BackendError(Exception):
 
     Any other exception ends the worker, which the run records and survives; the log has the traceback.
     """
+
+
+def in_a_line(said: object) -> str:
+    """What something says of itself, or of a failure, cut to what a line can take."""
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+    words = " ".join(text.split())[:_LONGEST_WORDS]
+    return words or (type(said).__name__ if isinstance(said, Exception) else "nothing")
 
 
 class Transcription:
@@ -94,7 +102,10 @@ class Backend(Protocol):
         ...
 
     def unload(self, label: str) -> tuple[int, int]:
-        """Give back all of a model's memory; when that began and ended."""
+        """Give back all of a model's memory; when that began and ended.
+
+        Where a server holds it, the label may be any that ``resident`` gives, whoever loaded that.
+        """
         ...
 
     def renew(self) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from asrswitch.worker.backends import Backend, BackendError, Transcription
+from asrswitch.worker.backends import Backend, BackendError, Transcription, in_a_line
 from asrswitch.worker.protocol import LoadOptions
 
 _T = TypeVar("_T")
@@ -29,7 +29,6 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",  # a text at a time needs no pool of threads, which would stay
 }
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.tiktoken")
-_LONGEST_WORDS = 300
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|cannot allocate memory|can't allocate memory|not enough memory", re.I
 )
@@ -157,7 +156,7 @@ class HuggingFaceBackend(Backend):
             self._torch.empty(1, device=self._device)
         except Exception as error:  # an AssertionError without CUDA, a RuntimeError without such a device
             raise BackendError(
-                f'device {self._device}: it cannot be used ({_in_a_line(error)}); write device = "cpu"'
+                f'device {self._device}: it cannot be used ({in_a_line(error)}); write device = "cpu"'
             ) from None
 
     def _try(self, call: Callable[[], _T], what: str, remedy: str) -> _T:
@@ -168,7 +167,7 @@ class HuggingFaceBackend(Backend):
             raise
         except Exception as error:
             traceback.print_exc()
-            said = _in_a_line(error)
+            said = in_a_line(error)
             if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
                 raise BackendError(
                     f"{what}: out of memory ({said}); use a smaller model, or give it more"
@@ -234,11 +233,7 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        said = _in_a_line(error)
+        said = in_a_line(error)
         raise BackendError(
             f"{name} cannot be imported ({said}); pip install 'asrswitch[hugging-face]'"
         ) from None
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:_LONGEST_WORDS] or type(error).__name__

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from asrswitch.worker.backends import Backend, BackendError, Transcription
-from asrswitch.worker.backends.server import Server
+from asrswitch.worker.backends import Backend, BackendError, Transcription, in_a_line
+from asrswitch.worker.backends.server import Server, number_of, value_of
 from asrswitch.worker.protocol import LoadOptions
 
 AUTO = "auto"
@@ -81,7 +80,7 @@ class OllamaBackend(Backend):
         ended = time.monotonic_ns()
         if not isinstance(done, dict) or not done.get("done"):
             raise BackendError(
-                f"{self._server.url}/api/generate: the reply to a load is {_shown(done)}; see its log"
+                f"{self._server.url}/api/generate: the reply to a load is {in_a_line(done)}; see its log"
             )
         return began, ended
 
@@ -93,7 +92,8 @@ class OllamaBackend(Backend):
         reported = figures_of(last)
         if thoughts := last["thoughts"]:
             reported["thinking_pieces"] = float(thoughts)
-        statistics = [f"done_reason: {last['done_reason']}"] if last.get("done_reason") else []
+        why = last.get("done_reason")
+        statistics = [f"done_reason: {in_a_line(why)}"] if why else []
         if label in self._chosen:
             statistics.append(self._chosen[label])
         return Transcription(submitted, returned, pieces, statistics, reported=reported)
@@ -105,7 +105,8 @@ class OllamaBackend(Backend):
 
     def unload(self, label: str) -> tuple[int, int]:
         began = time.monotonic_ns()
-        self._let_go(self._requests[label]["model"])
+        request = self._requests.get(label)
+        self._let_go(request["model"] if request else label)
         return began, time.monotonic_ns()
 
     def renew(self) -> tuple[int, int]:
@@ -171,14 +172,16 @@ class OllamaBackend(Backend):
         models = told.get("models") if isinstance(told, dict) else None
         if not isinstance(models, list) or not all(_is_named(model) for model in models):
             raise BackendError(
-                f"{self._server.url}{path}: {_shown(told)} is no list of models; is this Ollama?"
+                f"{self._server.url}{path}: {in_a_line(told)} is no list of models; is this Ollama?"
             )
         return models
 
     def _choose_keep_alive(self, name: str) -> tuple[int | str, str]:
         """How long a model is kept by the memory at hand, and that in words."""
         sizes = [
-            m.get("size") or 0 for m in self._listed("/api/tags") if full_name(m["name"]) == full_name(name)
+            number_of(model.get("size")) or 0.0
+            for model in self._listed("/api/tags")
+            if full_name(model["name"]) == full_name(name)
         ]
         size, available = sum(sizes), available_bytes()
         chosen = keep_alive_for(size, available)
@@ -198,15 +201,15 @@ def piece_of(line: bytes, chats: bool) -> tuple[str, bool, dict[str, Any]]:
         ValueError: it tells of an error, or is no line of such a stream; in words.
     """
     try:
-        message = json.loads(line)
+        message = value_of(line)
     except ValueError:
-        raise ValueError(f"a line is no JSON: {_shown(line)}") from None
+        raise ValueError(f"a line is no JSON: {in_a_line(line)}") from None
     if isinstance(message, dict) and "error" in message:
-        raise ValueError(_shown(message["error"]))
+        raise ValueError(in_a_line(message["error"]))
     said = message.get("message", {}) if chats and isinstance(message, dict) else message
     text = said.get("content" if chats else "response", "") if isinstance(said, dict) else None
     if not isinstance(text, str):
-        raise ValueError(f"a line is no piece of an answer: {_shown(line)}")
+        raise ValueError(f"a line is no piece of an answer: {in_a_line(line)}")
     return text, bool(said.get("thinking")), message
 
 
@@ -214,11 +217,11 @@ def figures_of(last: Mapping[str, Any]) -> dict[str, float]:
     """The server's own account, of a stream's last message: its durations are in ns."""
     figures = {}
     for name in ("load", "prompt_eval", "eval", "total"):
-        if isinstance(told := last.get(f"{name}_duration"), int | float):
+        if (told := number_of(last.get(f"{name}_duration"))) is not None:
             figures[f"{name}_ms"] = told / 1e6
     for name, key in (("tokens", "eval_count"), ("prompt_tokens", "prompt_eval_count")):
-        if isinstance(told := last.get(key), int | float):
-            figures[name] = float(told)
+        if (told := number_of(last.get(key))) is not None:
+            figures[name] = told
     if figures.get("eval_ms") and "tokens" in figures:
         figures["tokens_per_s"] = figures["tokens"] / (figures["eval_ms"] / 1e3)
     return figures
@@ -241,7 +244,7 @@ def seconds_of(keep_alive: int | float | str) -> float | None:
     return -seconds if keep_alive.startswith("-") else seconds
 
 
-def keep_alive_for(size: int, available: int) -> int | str:
+def keep_alive_for(size: float, available: int) -> int | str:
     """For ever where two such models fit; Ollama's own 5 minutes where one does; else half a minute.
 
     A model that is in use is never kept for less: the run says when it goes, and this only what becomes of it
@@ -261,8 +264,3 @@ def available_bytes() -> int:
 
 def _is_named(model: object) -> bool:
     return isinstance(model, dict) and isinstance(model.get("name"), str)
-
-
-def _shown(said: object) -> str:
-    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-    return " ".join(text.split())[:300]

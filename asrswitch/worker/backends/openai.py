@@ -6,11 +6,8 @@ streams events of a form of its own, which is read too.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import io
-import json
-import math
 import os
 import re
 import time
@@ -21,7 +18,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from asrswitch.worker.backends import Backend, BackendError, Transcription
-from asrswitch.worker.backends.server import Server, message_of, shortened
+from asrswitch.worker.backends.server import Server, number_of, value_of
 from asrswitch.worker.protocol import Capabilities, LoadOptions
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
@@ -36,6 +33,7 @@ _COUNTS = {  # what a reply's usage calls them, and what the figures do
     "output_tokens": "tokens",
     "completion_tokens": "tokens",
 }
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")  # of a number, which becomes a figure's
 _Pieces = list[tuple[int, str]]
 
 
@@ -43,10 +41,9 @@ class OpenAIBackend(Backend):
     """A server by its configuration, as ``asrswitch.openai_configuration`` checked it."""
 
     def __init__(self, configuration: Mapping[str, Any]) -> None:
-        self._key = _key_of(configuration["api_key_env"])
         self._server = Server(
             configuration["url"],
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            key=_key_of(configuration["api_key_env"]),
             **{key: configuration[key] for key in _OF_SERVER},
         )
         self._path: str = configuration["path"]
@@ -64,28 +61,27 @@ class OpenAIBackend(Backend):
         if self._unload is None:
             now = time.monotonic_ns()
             return now, now
-        with self._without_key():
-            if self._is_listed(model):  # whoever loaded it: what follows would be no load
-                self._let_go(self._unload, model)
-                if self._is_listed(model):
-                    raise BackendError(
-                        f"{self._server.url}: {model} is loaded already and does not go; restart the server"
-                    )
-            began = time.monotonic_ns()
-            if self._load is None:
-                self._transcribe(options, io.BytesIO(silence()))
-            else:
-                self._send(self._load, model)
-            within_s = (self._load or self._unload)["within_s"]
-            if not self._await(model, True, within_s):
+        if self._is_listed(model):  # whoever loaded it: what follows would be no load
+            self._let_go(self._unload, model)
+            if self._is_listed(model):
                 raise BackendError(
-                    f"{self._server.url}: the server does not list {model} {within_s:g} s after the request"
-                    " to load it; see the server's own log, or raise load.within_s"
+                    f"{self._server.url}: {model} is loaded already and does not go; restart the server"
                 )
-            return began, time.monotonic_ns()
+        began = time.monotonic_ns()
+        if self._load is None:
+            self._transcribe(options, io.BytesIO(silence()))
+        else:
+            self._send(self._load, model)
+        within_s = (self._load or self._unload)["within_s"]
+        if not self._await(model, True, within_s):
+            raise BackendError(
+                f"{self._server.url}: the server does not list {model} {within_s:g} s after the request"
+                " to load it; see the server's own log, or raise load.within_s"
+            )
+        return began, time.monotonic_ns()
 
     def infer(self, label: str, given: str) -> Transcription:
-        with self._without_key(), Path(given).open("rb") as file:
+        with Path(given).open("rb") as file:
             return self._transcribe(self._options[label], file)
 
     def restart(self, label: str) -> tuple[int, int]:
@@ -94,15 +90,13 @@ class OpenAIBackend(Backend):
 
     def unload(self, label: str) -> tuple[int, int]:
         assert self._unload is not None
-        model = self._options[label]["model"]
-        with self._without_key():
-            began = time.monotonic_ns()
-            self._let_go(self._unload, model)
-            return began, time.monotonic_ns()
+        options = self._options.get(label)
+        began = time.monotonic_ns()
+        self._let_go(self._unload, options["model"] if options else label)
+        return began, time.monotonic_ns()
 
     def renew(self) -> tuple[int, int]:
-        with self._without_key():
-            return self._server.restart()
+        return self._server.restart()
 
     def processes(self) -> Sequence[int | str]:
         return self._server.processes()
@@ -111,8 +105,7 @@ class OpenAIBackend(Backend):
         if self._resident is None:
             return None
         labels = {options["model"]: label for label, options in self._options.items()}
-        with self._without_key():
-            return [labels.get(name, name) for name in self._listed()]
+        return [labels.get(name, name) for name in self._listed()]
 
     def _transcribe(self, options: LoadOptions, clip: BinaryIO) -> Transcription:
         values = {"model": options["model"], "max_new_tokens": str(options["max_new_tokens"])}
@@ -136,7 +129,7 @@ class OpenAIBackend(Backend):
         reply = self._json(said)
         text = reply.get("text") if isinstance(reply, dict) else None
         if not isinstance(text, str):
-            raise self._mistaken(f"the reply has no text ({shortened(said)})")
+            raise self._mistaken(f"the reply has no text ({self._server.words_of(said)})")
         return [(now, text)], numbers_of(reply)
 
     def _read_events(self, response: http.client.HTTPResponse) -> tuple[_Pieces, dict[str, float]]:
@@ -153,10 +146,11 @@ class OpenAIBackend(Backend):
                 break
             event = self._json(data)
             if not isinstance(event, dict):
-                raise self._mistaken(f"an event is no object ({shortened(data)})")
+                raise self._mistaken(f"an event is no object ({self._server.words_of(data)})")
             if event.get("error") or "error" in (event.get("type"), event.get("object")):
                 raise BackendError(
-                    f"{self._server.url}{self._path}: {message_of(data)}; see the server's own log"
+                    f"{self._server.url}{self._path}: {self._server.message_of(data)}; see the server's own "
+                    "log"
                 )
             reported |= numbers_of(event)
             if delta := delta_of(event):
@@ -176,9 +170,9 @@ class OpenAIBackend(Backend):
 
     def _json(self, said: bytes) -> Any:
         try:
-            return json.loads(said)
+            return value_of(said)
         except ValueError:
-            raise self._mistaken(f"no JSON ({shortened(said)})") from None
+            raise self._mistaken(f"no JSON ({self._server.words_of(said)})") from None
 
     def _mistaken(self, problem: str) -> BackendError:
         return BackendError(f"{self._server.url}{self._path}: {problem}; is this the right server?")
@@ -234,16 +228,6 @@ class OpenAIBackend(Backend):
             if not account["state"] or value_at(model, account["state"]) in account["loaded"]:
                 names.append(name)
         return names
-
-    @contextlib.contextmanager
-    def _without_key(self) -> Iterator[None]:
-        """A server may repeat the key that it refuses; the log is not to have it."""
-        try:
-            yield
-        except BackendError as error:
-            if self._key and self._key in str(error):
-                raise BackendError(str(error).replace(self._key, "(the key)")) from None
-            raise
 
 
 def capabilities_of(configuration: Mapping[str, Any]) -> Capabilities:
@@ -343,9 +327,10 @@ def numbers_of(reply: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for part in ("usage", "timings"):
         numbers: Any = reply.get(part)
-        for name, number in numbers.items() if isinstance(numbers, dict) else ():
-            if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number):
-                found[_COUNTS.get(name, str(name))] = float(number)
+        for key, number in numbers.items() if isinstance(numbers, dict) else ():
+            name = str(key)
+            if _NAME.fullmatch(name) and (told := number_of(number)) is not None:
+                found[_COUNTS.get(name, name)] = told
     return found
 
 

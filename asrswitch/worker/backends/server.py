@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import os
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +18,16 @@ from urllib.parse import urlsplit
 
 from asrswitch.native.listening import listeners
 from asrswitch.native.processes import began_at
-from asrswitch.worker.backends import BackendError
+from asrswitch.worker.backends import BackendError, in_a_line
 
+ANSWERS_WITHIN_S = 60.0
 _PAUSE_S = 0.02  # between two looks
-_LONGEST_WORDS = 300
+_BLOCK_BYTES = 1 << 16
+# What is told of a text is some hundred bytes a token: more is no answer, and would fill memory.
+_LONGEST_LINE = 4 << 20
+_LONGEST_REPLY = 32 << 20
+_MOST_LINES = 1 << 20
+_LARGEST_NUMBER = 1e15
 _NOT_YET = (502, 503, 504)  # a proxy says so before what is behind it is up
 _PROC = Path("/proc")
 
@@ -30,23 +39,21 @@ class Server:
         self,
         url: str,
         *,
-        headers: Mapping[str, str] | None = None,
+        key: str = "",
         restart: Sequence[str] = (),
         docker: str = "",
         pid: int | None = None,
-        answers_within_s: float = 60.0,
-        probe: str = "/",
+        answers_within_s: float = ANSWERS_WITHIN_S,
     ) -> None:
         """Keep what is given; nothing is asked yet.
 
         Args:
             url: as http://127.0.0.1:11434, with a path that all requests' paths follow, or without.
-            headers: of every request.
+            key: sent with every request, and in no message: a server may repeat one that it refuses.
             restart: a command that ends the server and starts it again, and itself comes to an end.
             docker: the container that the server runs in; without ``restart`` it is restarted by Docker.
             pid: of the server, where it is not to be looked for by the port.
             answers_within_s: so long a restarted server may take until it answers.
-            probe: the path that is asked for then.
         """
         parts = urlsplit(url)
         self.url = url.rstrip("/")
@@ -54,33 +61,54 @@ class Server:
         self._host = parts.hostname or "127.0.0.1"
         self._port = parts.port or (443 if self._https else 80)
         self._path = parts.path.rstrip("/")
-        self._headers = {**(headers or {})}
+        self._key = key
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._restart = list(restart) or (["docker", "restart", docker] if docker else [])
         self._docker = docker
         self._pid = pid
         self._answers_within_s = answers_within_s
-        self._probe = probe
-        self._found: dict[int, int | None] = {}  # who listens, and when each began
-        self._container: tuple[int, ...] | None = None  # its first process, once it was asked for
+        self._found: dict[int, int] = {}  # its first processes, and when each began
+        if pid is not None:
+            self._found = _with_beginnings([pid])
 
     @property
     def can_restart(self) -> bool:
         return bool(self._restart)
 
-    def call(self, method: str, path: str, body: object = None) -> Any:
-        """Send JSON, get JSON; None where the reply is empty."""
-        with self.open(method, path, body) as response:
-            said = self.read(response, path)
+    def call(self, method: str, path: str, body: object = None, within_s: float | None = None) -> Any:
+        """Send JSON, get JSON; None where the reply is empty.
+
+        Args:
+            method: as POST.
+            path: below the server's address.
+            body: sent as JSON; None for none.
+            within_s: so long all of it may take; None where who asks is watched by others.
+        """
+        deadline = math.inf if within_s is None else time.monotonic() + within_s
+        value = None
         try:
-            return json.loads(said) if said.strip() else None
+            with self.open(method, path, body, within_s=within_s) as response:
+                said = self.read(response, path)
+            value = value_of(said) if said.strip() else None
         except ValueError:
             raise BackendError(
-                f"{self.url}{path}: the reply is no JSON ({shortened(said)}); is this the right server?"
+                f"{self.url}{path}: the reply is no JSON ({self.words_of(said)}); is this the right server?"
             ) from None
+        except BackendError:
+            if time.monotonic() < deadline:
+                raise
+        if time.monotonic() >= deadline:  # what was cut off may look like a reply
+            raise BackendError(f"{self.url}{path}: no answer within {within_s:g} s; see the server's own log")
+        return value
 
     @contextlib.contextmanager
     def open(
-        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        within_s: float | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         """Send a request and give the reply, whose status is 2xx and whose body has not been read.
 
@@ -89,8 +117,9 @@ class Server:
             path: below the server's address.
             body: bytes, or an iterator of them, as they are; anything else as JSON; None for none.
             headers: besides the server's.
+            within_s: after so long the connection is cut off, and whatever is read from it fails.
         """
-        connection = self._connection()
+        connection = self._connection(within_s)
         sent = {**self._headers, **(headers or {})}
         data: Any = body
         if body is not None and not isinstance(body, bytes | Iterator):
@@ -99,55 +128,88 @@ class Server:
         with contextlib.ExitStack() as held:
             held.callback(connection.close)
             try:
+                if within_s is not None:
+                    held.enter_context(_cut_off(connection, within_s))
                 with contextlib.suppress(BrokenPipeError):  # it has answered before it had all
                     connection.request(method, self._path + path, data, sent)
                 response = held.enter_context(connection.getresponse())
-                said = b"" if response.status < 300 else response.read(1 << 16)
+                said = b"" if response.status < 300 else response.read(_BLOCK_BYTES)
             except ConnectionRefusedError:
                 raise BackendError(
                     f"{self.url}: no server answers; start it, or correct its address"
                 ) from None
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a chunk below 0
                 raise self._broken(path, error) from None
             if response.status >= 300:
-                problem = f"status {response.status}: {message_of(said)}"
+                problem = f"status {response.status}: {self.message_of(said)}"
                 raise BackendError(f"{self.url}{path}: {problem}; see the server's own log")
             yield response
 
     def read(self, response: http.client.HTTPResponse, path: str) -> bytes:
         """The whole of a reply."""
+        blocks: list[bytes] = []
         try:
-            return response.read()
-        except (OSError, http.client.HTTPException) as error:
+            while block := response.read(_BLOCK_BYTES):
+                blocks.append(block)
+                if len(blocks) * _BLOCK_BYTES > _LONGEST_REPLY:
+                    raise self._too_long(path, "the reply", _LONGEST_REPLY)
+            if response.length:  # of a reply that is read in blocks, http.client itself does not mind
+                raise http.client.IncompleteRead(b"", response.length)
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise self._broken(path, error) from None
+        return b"".join(blocks)
 
     def read_lines(self, response: http.client.HTTPResponse, path: str) -> Iterator[tuple[int, bytes]]:
         """Each line of a reply as it comes, with when it was there; until the server ends the reply."""
-        while True:
+        size = 0
+        for _ in range(_MOST_LINES):
             try:
-                line = response.readline()
-            except (OSError, http.client.HTTPException) as error:
+                line = response.readline(_LONGEST_LINE + 1)
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 raise self._broken(path, error) from None
             now = time.monotonic_ns()
             if not line:
                 return
+            size += len(line)
+            if len(line) > _LONGEST_LINE:
+                raise self._too_long(path, "a line of the reply", _LONGEST_LINE)
+            if size > _LONGEST_REPLY:
+                raise self._too_long(path, "the reply", _LONGEST_REPLY)
             yield now, line
+        raise BackendError(
+            f"{self.url}{path}: the reply has more than {_MOST_LINES:,} lines; is this the right server?"
+        )
+
+    def message_of(self, said: bytes) -> str:
+        """What a server says of an error, in one of the usual forms."""
+        with contextlib.suppress(ValueError):
+            told = value_of(said)
+            for key in ("error", "message", "detail"):
+                if isinstance(told, dict) and told.get(key):
+                    told = told[key]
+            if isinstance(told, str):
+                return self.words_of(told)
+        return self.words_of(said)
+
+    def words_of(self, said: bytes | str) -> str:
+        """What a server says, in a line that does not have the key."""
+        text = said if isinstance(said, str) else said.decode("utf-8", "replace")
+        return in_a_line(text.replace(self._key, "(the key)") if self._key else text)
 
     def processes(self) -> list[int | str]:
         """The server's first processes, or its control group; none where they cannot be found."""
-        if self._pid is not None:
-            return [self._pid]
-        if self._docker:
-            return self._of_container()
-        # To look through all processes takes 20 ms, and one that is still there still listens.
-        if not self._found or any(began_at(pid) != began for pid, began in self._found.items()):
-            self._found = {pid: began_at(pid) for pid in listeners(self._host, self._port)}
-        return [*self._found]
+        # To look through all processes takes 20 ms, and one that is still there still listens. What is not
+        # there any more may have left its number to another's.
+        there = [pid for pid, began in self._found.items() if began_at(pid) == began]
+        if self._pid is None and (not there or len(there) < len(self._found)):
+            self._found = _with_beginnings(self._look())
+            there = [*self._found]
+        return [(self._docker and memory_group(pid)) or pid for pid in there]
 
     def restart(self) -> tuple[int, int]:
         """End the server and start it again; when that began, and when it answered."""
         began = time.monotonic_ns()
-        self._container, self._found = None, {}
+        self._found = {}
         words = self._restart
         try:
             done = subprocess.run(
@@ -180,7 +242,7 @@ class Server:
         while True:
             connection = self._connection(min(5.0, self._answers_within_s))
             try:
-                connection.request("GET", self._path + self._probe, headers=self._headers)
+                connection.request("GET", f"{self._path}/", headers=self._headers)
                 with connection.getresponse() as response:
                     status = response.status
                 if status not in _NOT_YET:
@@ -202,7 +264,7 @@ class Server:
         return kind(self._host, self._port, timeout=timeout_s)
 
     def _broken(self, path: str, error: Exception) -> BackendError:
-        what = " ".join(str(error).split()) or type(error).__name__
+        what = self.words_of(str(error) or type(error).__name__)
         if isinstance(error, http.client.IncompleteRead | http.client.RemoteDisconnected):
             what = "EOF: the server closed the connection"
         elif isinstance(error, http.client.BadStatusLine):
@@ -211,23 +273,47 @@ class Server:
             )
         return BackendError(f"{self.url}{path}: {what}; see the server's own log")
 
-    def _of_container(self) -> list[int | str]:
-        if self._container is None:
-            self._container = _first_process(self._docker)
-        found: list[int | str] = []
-        for pid in self._container:
-            found.append(memory_group(pid) or pid)
-        return found
+    def _too_long(self, path: str, what: str, most: int) -> BackendError:
+        return BackendError(
+            f"{self.url}{path}: {what} is longer than {most >> 20} MiB; is this the right server?"
+        )
+
+    def _look(self) -> list[int]:
+        return _first_process(self._docker) if self._docker else listeners(self._host, self._port)
 
 
-def _first_process(container: str) -> tuple[int, ...]:
+@contextlib.contextmanager
+def _cut_off(connection: http.client.HTTPConnection, within_s: float) -> Iterator[None]:
+    """Connect, and end the connection after so long: its own timeout begins anew with each byte."""
+    deadline = time.monotonic() + within_s
+    connection.connect()
+    ours = connection.sock  # the connection forgets it with a reply that is its last
+
+    def end() -> None:
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(ours, socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _with_beginnings(pids: Sequence[int]) -> dict[int, int]:
+    return {pid: began for pid in pids if (began := began_at(pid)) is not None}
+
+
+def _first_process(container: str) -> list[int]:
     """The container's first process, by its number on this machine; none where Docker does not tell."""
     with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
         words = ["docker", "inspect", "--format", "{{.State.Pid}}", container]
         said = subprocess.run(words, capture_output=True, timeout=10, check=True).stdout
         if (pid := int(said)) > 0:
-            return (pid,)
-    return ()
+            return [pid]
+    return []
 
 
 def memory_group(pid: int, proc: Path = _PROC, cgroups: Path = Path("/sys/fs/cgroup")) -> str | None:
@@ -252,18 +338,20 @@ def _groups(pid: int, proc: Path) -> dict[str, str]:
     return found
 
 
-def message_of(said: bytes) -> str:
-    """What a server says of an error, in one of the usual forms."""
-    with contextlib.suppress(ValueError):
-        told = json.loads(said)
-        for key in ("error", "message", "detail"):
-            if isinstance(told, dict) and told.get(key):
-                told = told[key]
-        if isinstance(told, str):
-            return shortened(told.encode())
-    return shortened(said)
+def value_of(said: bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: it is none, or nested deeper than can be read.
+    """
+    try:
+        return json.loads(said)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
-def shortened(said: bytes) -> str:
-    words = " ".join(said.decode("utf-8", "replace").split())
-    return words[:_LONGEST_WORDS] or "nothing"
+def number_of(told: object) -> float | None:
+    """A number that a server says of itself; None where it is none, or can be no count, size or time."""
+    if isinstance(told, bool) or not isinstance(told, int | float) or not 0 <= told <= _LARGEST_NUMBER:
+        return None
+    return float(told)
