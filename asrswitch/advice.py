@@ -26,6 +26,7 @@ from asrswitch.records import (
     Transcription,
     WorkerStarted,
 )
+from asrswitch.worker.protocol import Capabilities
 
 _MIB = 1024 * 1024
 # An iteration; each takes from 0.1 ms (SSD) to 10 ms (disk). The first iteration reads the weights and may.
@@ -153,7 +154,16 @@ def _left_out(records: Sequence[Record]) -> Iterator[Advice]:
     for record in records:
         if isinstance(record, Skip):
             where = f"from iteration {record.iteration} on"
-            yield Advice(f"{record.model} is left out {where}: it {record.message}", "")
+            renews = any(can and can.get("renews") for can in _capabilities(records))
+            remedy = (
+                ""
+                if renews or not _asks_server(records)
+                else (
+                    "a server that asrswitch is told how to restart (restart or docker in the backend's "
+                    "configuration) is restarted and asked again"
+                )
+            )
+            yield Advice(f"{record.model} is left out {where}: it {record.message}", remedy)
 
 
 def _unclean(records: Sequence[Record]) -> Iterator[Advice]:
@@ -170,12 +180,13 @@ def _unclean(records: Sequence[Record]) -> Iterator[Advice]:
     slates = [record for record in records if isinstance(record, CleanSlate)]
     if unclean := [record for record in slates if not record.clean]:
         most = max(record.excess_bytes for record in unclean)
+        more = f": up to {most / _MIB:.1f} MiB more than before the first load" if most > 0 else ""
         mapped = " or its file was still mapped" if any(record.mapped for record in unclean) else ""
         resident = sorted({label for record in unclean for label in record.resident})
         still = f"; the backend says itself that it still has {', '.join(resident)}" if resident else ""
         yield Advice(
-            f"after {len(unclean)} of {len(slates)} unloads something of a model was left: up to "
-            f"{most / _MIB:.1f} MiB more than before the first load{mapped}{_held(unclean)}{still}",
+            f"after {len(unclean)} of {len(slates)} unloads something of a model was left"
+            f"{more}{mapped}{_held(unclean)}{still}",
             "the verdict says whether it grows",
         )
 
@@ -196,9 +207,13 @@ def _held(unclean: Sequence[CleanSlate]) -> str:
     return f"; {'; '.join(said)}" if said else ""
 
 
+def _capabilities(records: Sequence[Record]) -> list[Capabilities | None]:
+    """Of the backend, as its workers told them."""
+    return [record.capabilities for record in records if isinstance(record, WorkerStarted)]
+
+
 def _asks_server(records: Sequence[Record]) -> bool:
-    started = [record.capabilities for record in records if isinstance(record, WorkerStarted)]
-    return any(can and is_server(can) for can in started)
+    return any(can and is_server(can) for can in _capabilities(records))
 
 
 def _servers(run: Run, records: Sequence[Record], readings: Sequence[Reading]) -> Iterator[Advice]:
@@ -211,10 +226,12 @@ def _servers(run: Run, records: Sequence[Record], readings: Sequence[Reading]) -
             "no process of the server was found: memory is the worker's alone, and the verdict is on that"
             if every
             else f"in {len(unfound):,} of {len(readings):,} readings no process of the server was found",
-            "run it as root or as the server's user, on the server's machine, or say which process it is",
+            "run it as root or as the server's user, on its machine; check docker or pid, if one is given",
             invalid=every,
         )
     before = [reading for reading in readings if reading.point == "before_load"]
+    if any(can and can.get("keeps") for can in _capabilities(records)):
+        before = []
     if run.plan.strategy not in (Strategy.RELOAD, Strategy.ISOLATE):  # others keep theirs loaded
         before = [*{reading.worker: reading for reading in reversed(before)}.values()]
     if full := [reading for reading in before if reading.resident]:

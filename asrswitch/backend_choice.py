@@ -185,6 +185,10 @@ def capabilities_of(choice: BackendChoice) -> Capabilities | None:
         from asrswitch.worker.backends import openai
 
         return openai.capabilities_of(choice.configuration)
+    if choice.name == OLLAMA:
+        from asrswitch.worker.backends import ollama
+
+        return ollama.capabilities_of(choice.configuration)
     if choice.name != COMMAND:
         return None
     return {
@@ -220,6 +224,11 @@ def check_capabilities(
             f"--strategy {strategy}: the backend {name} is not told how its server is restarted; add restart "
             "to its configuration, or use reload"
         )
+    if strategy in ("restart", "resident") and can.get("keeps"):
+        raise UsageError(
+            f"--strategy {strategy}: the backend {name} is not told how models are loaded and unloaded; add "
+            "load and unload to its configuration, or use reload"
+        )
     if strategy in ("restart", "resident") and not can["loads"]:
         raise UsageError(
             f"--strategy {strategy}: the backend {name} loads for each transcription, and keeps nothing "
@@ -235,7 +244,19 @@ def check_capabilities(
 
 def is_server(can: Capabilities) -> bool:
     """Whether other processes than the worker, and what it starts for each turn, hold the models."""
-    return can["runs_processes"] and can["loads"]
+    return can["runs_processes"] and (can["loads"] or can.get("keeps", False))
+
+
+def strategies_of(choice: BackendChoice, names: Sequence[str]) -> list[str]:
+    """Those strategies that a backend can be run with, as far as that is known."""
+    can = capabilities_of(choice)
+    if can is None:
+        return [*names]
+    if not can["loads"]:
+        names = [name for name in names if name not in ("restart", "resident")]
+    if is_server(can) and not can.get("renews"):
+        names = [name for name in names if name != "isolate"]
+    return [*names]
 
 
 def names_a_file(word: str) -> bool:

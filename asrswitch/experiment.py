@@ -164,7 +164,8 @@ def _from_directory(names: dict[str, Any], directory: Path) -> dict[str, Any]:
 
     def model(word: str) -> str:
         label, equals, file = word.partition("=") if "=" in word else ("", "", word)
-        return f"{label}{equals}{path(file) if looks_like_a_file(file) else file}"
+        is_path = looks_like_a_file(file) or (directory / file).exists()
+        return f"{label}{equals}{path(file) if is_path else file}"
 
     def backend(word: str) -> str:
         name, colon, file = word.partition(":")

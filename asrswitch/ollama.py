@@ -136,7 +136,10 @@ def models_of(configuration: Mapping[str, Any], given: Sequence[str]) -> tuple[M
             raise UsageError(
                 printable(f"--model {word}: {url} has no model {name}; `ollama pull {name}`, or use: {names}")
             )
-        models.append(_model(label or _label_of(name), tags[full_name(name)]))
+        tag = tags[full_name(name)]
+        if any(model.path == tag.name for model in models):
+            raise UsageError(f"--model {word}: {name} has another label already; the server has one")
+        models.append(_model(label or _label_of(name), tag))
     return tuple(models)
 
 

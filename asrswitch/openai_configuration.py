@@ -124,6 +124,8 @@ def models_of(given: Sequence[str]) -> tuple[Model, ...]:
             raise UsageError(f"--model {printable(word)}: write NAME or LABEL=NAME, as small=whisper-1")
         if any(model.label == label for model in models):
             raise UsageError(f"--model {word}: the label {label} is used twice; give each model its own")
+        if any(model.path == name for model in models):
+            raise UsageError(f"--model {word}: {name} has another label already; the server has one")
         models.append(Model(label, name))
     return tuple(models)
 

@@ -21,6 +21,7 @@ from asrswitch.backend_choice import (
     capabilities_of,
     check_capabilities,
     choose_backend,
+    is_server,
     models_of_server,
 )
 from asrswitch.catalogue import label_and_path
@@ -247,9 +248,20 @@ def make_plan(options: Options, environ: Mapping[str, str], now: datetime) -> Pl
     if can := capabilities_of(backend):
         # Defaults of the environment that the program has no place for are left out.
         language = language if options.language or can["forces_language"] else None
-        context = context if "context" in backend.placeholders else None
+        context = context if "context" in backend.placeholders or not backend.program else None
         check_capabilities(backend.name, can, options.strategy, language, "text" if prompts else "audio")
     above = restart_above_from(options.restart_above)
+    if (
+        above is not None
+        and options.restart_above != NEVER
+        and can
+        and is_server(can)
+        and not can.get("renews")
+    ):
+        raise UsageError(
+            f"--restart-above {options.restart_above}: the backend {backend.name} is not told how its server "
+            "is restarted; add restart to its configuration, or leave the option out"
+        )
     order = _one_of(Order, "--order", options.order)
     if order is Order.PACKED and options.strategy != Strategy.RESIDENT.value:
         raise UsageError(
@@ -370,7 +382,12 @@ def restart_above_from(word: str | None) -> int | None:
     Raises:
         UsageError: neither.
     """
-    return _MOST_BYTES if word == NEVER else _bytes("--restart-above", word, 0)
+    if word == NEVER:
+        return _MOST_BYTES
+    try:
+        return _bytes("--restart-above", word, 0)
+    except UsageError as error:
+        raise UsageError(f"{error}, or {NEVER}") from None
 
 
 def allocator_environment(name: str) -> dict[str, str] | None:

@@ -478,12 +478,15 @@ class Runner:
                 worker.loaded.remove(label)
             self._record(Release(**place, how=cycle.release, release_ms=_elapsed_ms(done)))
         slate = None
-        if worker.is_server and not worker.loaded:  # it answers first, and then ends what held the model
+        if (
+            worker.is_server and not worker.loaded and worker.can["loads"]
+        ):  # it answers first, and then ends what held the model
             slate = self._settle(worker)
         self._read(worker, place, "after_unload")
         unloads = cycle.release is ReleaseKind.DESTROY or (
             cycle.release is ReleaseKind.EXIT and worker.is_server
         )
+        unloads = unloads and not (worker.can.get("keeps") and cycle.release is ReleaseKind.DESTROY)
         if unloads and not worker.loaded and (slate := slate or self._settle(worker)):
             self._prove_clean(worker, cycle, place, slate)
 
@@ -516,7 +519,7 @@ class Runner:
     def _follow_server(self, worker: _Worker, model: Model, place: _Place) -> None:
         """Before a turn: see what a server has let go, and have it started anew where it is to be."""
         self._begin("renew")
-        if worker.loaded or worker.baseline is None:
+        if worker.can["loads"] and (worker.loaded or worker.baseline is None):
             self._look(worker)
         if worker.resident is not None:
             for label in sorted(worker.loaded - {*worker.resident}):
@@ -525,11 +528,11 @@ class Runner:
         if model.label in worker.loaded:
             return
         if not worker.can.get("renews"):
-            if worker.baseline is None:
+            if worker.baseline is None and worker.can["loads"]:
                 self._empty(worker, place)
             return
         above = self._plan.restart_above_bytes
-        if worker.baseline is None and worker.resident:
+        if worker.baseline is None and worker.resident and worker.can["loads"]:
             self._renew(worker, place, "occupied")
         elif worker.used and above is not None and (above == 0 or (model.bytes or 0) > above):
             self._renew(worker, place, "large")

@@ -212,6 +212,8 @@ def _mean_of_medians(
 def _out(plan: Plan, summary: Summary, turn_ms: float | None) -> str | None:
     if plan.strategy is Strategy.RESTART and len(plan.models) > 1:
         return "it never switches, and is here to compare with"
+    if summary.invalid:
+        return f"its figures are not to be trusted: {summary.invalid[0]}"
     if any(failure.kind == "refused" for failure in summary.failures):
         return "a load was refused for want of memory"
     if any(failure.out_of_memory for failure in summary.failures):

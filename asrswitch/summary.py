@@ -140,7 +140,7 @@ class Packed(msgspec.Struct, frozen=True):
     loads: int
     evictions: int
     by_server: int  # of these
-    saved_ms: float  # loads and unloads that there would have been, by each model's medians
+    saved_ms: float  # loads and unloads that there would have been, by each model's quickest
 
     @property
     def hits(self) -> int:
@@ -206,6 +206,7 @@ class Summary(msgspec.Struct, frozen=True):
     warnings: list[str]
     invalid: list[str]  # why the run's figures are not to be trusted
     loads: bool  # whether models are loaded to stay; else TTFT counts from the start of a process that loads
+    keeps: bool  # or a server keeps them, and is not told to: a TTFT may have a load in it
 
     @property
     def word(self) -> Word:
@@ -264,6 +265,11 @@ def summarise(records: Sequence[Record]) -> Summary:
         failures=failures,
         warnings=[advice.line for advice in advised if not advice.invalid],
         invalid=[advice.line for advice in advised if advice.invalid],
+        keeps=any(
+            r.capabilities.get("keeps", False)
+            for r in records
+            if isinstance(r, WorkerStarted) and r.capabilities
+        ),
         loads=all(
             r.capabilities["loads"] for r in records if isinstance(r, WorkerStarted) and r.capabilities
         ),
@@ -368,7 +374,7 @@ def _packed(turns: Sequence[Turn], records: Sequence[Record]) -> Packed:
         loads = [turn.load_ms for turn in its_own if turn.load_ms is not None]
         unloads = [turn.unload_ms for turn in its_own if turn.unload_ms is not None]
         unloads += [r.release_ms for r in evictions if r.evicted == label and r.by == "runner"]
-        switch_ms = sum(statistics.median(those) for those in (loads, unloads) if those)
+        switch_ms = sum(min(those) for those in (loads, unloads) if those)
         saved_ms += switch_ms * (len(its_own) - len(loads))
     return Packed(
         turns=len(complete),

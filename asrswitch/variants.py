@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from asrswitch.backend_choice import choose_backend, strategies_of
 from asrswitch.catalogue import TYPES
 from asrswitch.errors import UsageError
 from asrswitch.plan import (
@@ -33,7 +34,7 @@ _MOST_RUNS = 64
 class Varying(msgspec.Struct, frozen=True):
     """What runs differ in: a list of one where they do not."""
 
-    strategies: list[str]
+    strategies: list[str]  # or ALL, of those that the backend can be run with
     allocators: list[str]
     types: list[str | None]
     threads: list[int | None]
@@ -58,7 +59,7 @@ def make_varying(
     Raises:
         UsageError: a word twice, an unknown allocator or type, a list of numbers that is none.
     """
-    strategies = [s.value for s in Strategy] if strategy == ALL else _words("--strategy", strategy)
+    strategies = [ALL] if strategy == ALL else _words("--strategy", strategy)
     allocators = _words("--allocator", allocator)
     if allocator == ALL:
         allocators = [name for name in ALLOCATORS if allocator_environment(name) is not None]
@@ -80,8 +81,11 @@ def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], n
     """
     replace = msgspec.structs.replace
     plans: list[Plan] = []
+    strategies = varying.strategies
+    if strategies == [ALL]:
+        strategies = strategies_of(choose_backend(options.backend, environ), [s.value for s in Strategy])
     for strategy, allocator, type, threads, context, (number, library), cache, above in itertools.product(
-        varying.strategies,
+        strategies,
         varying.allocators,
         varying.types,
         varying.threads,
@@ -103,7 +107,7 @@ def make_plans(options: Options, varying: Varying, environ: Mapping[str, str], n
         )
         plan = make_plan(its_own, environ, now)
         names = [
-            strategy if len(varying.strategies) > 1 else "",
+            strategy if len(strategies) > 1 else "",
             allocator if len(varying.allocators) > 1 else "",
             f"{type}" if len(varying.types) > 1 else "",
             f"threads-{threads}" if len(varying.threads) > 1 else "",

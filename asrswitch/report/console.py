@@ -17,7 +17,7 @@ from asrswitch.errors import printable
 from asrswitch.model import Model
 from asrswitch.plan import Plan
 from asrswitch.records import Failure
-from asrswitch.report.units import REPORTED_FORM, TTFT_OF_PROCESSES, counted, reported_title
+from asrswitch.report.units import REPORTED_FORM, counted, reported_title, ttft_note
 from asrswitch.schedule import Cycle
 from asrswitch.stats.drift import Pace
 from asrswitch.stats.verdict import Word
@@ -87,8 +87,8 @@ def render_summary(summary: Summary) -> list[RenderableType]:
     table = _models_table(summary.models)
     parts: list[RenderableType] = [table] if table.row_count > 1 else []  # the one row says `cycles 0`
     parts.append(Text(f"\n{_ending(summary)}"))
-    if not summary.loads:
-        parts.append(Text(TTFT_OF_PROCESSES))
+    if note := ttft_note(summary.loads, summary.keeps):
+        parts.append(Text(note))
     if summary.resumed:
         parts.append(Text(f"resumed {counted(summary.resumed, 'time')}"))
     parts += _synthetic_lines(summary.models)
@@ -179,7 +179,7 @@ def _memory_lines(summary: Summary) -> list[str]:
         lines.append(
             f"packed: {packed.hits:,} of {counted(packed.turns, 'turn')} found their model loaded, "
             f"{counted(packed.evictions, 'eviction')}{of_server}; "
-            f"about {packed.saved_ms / 1e3:,.2f} s of loads and unloads were saved"
+            f"at least {packed.saved_ms / 1e3:,.2f} s of loads and unloads were saved"
         )
     if summary.renewals and summary.renew_ms:
         why = ", ".join(f"{count:,} {_RENEWED[reason]}" for reason, count in summary.renewals.items())

@@ -142,6 +142,8 @@ def _cost(summary: Summary) -> str | None:
         if switch and first:
             what = "switch to" if model.switch_ms else "load of"
             told.append(f"{what} {model.label} {switch.median:,.1f} ms, {named} {first.median:,.1f} ms")
+        elif first and summary.keeps:
+            told.append(f"{named} of {model.label} {first.median:,.1f} ms")
         elif first and not summary.loads:
             told.append(f"first text of {model.label} {first.median:,.1f} ms from its process's start")
     if not told:

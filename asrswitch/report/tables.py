@@ -22,7 +22,7 @@ from asrswitch.report.console import passed, render_allocators, render_strategie
 from asrswitch.report.headline import headline
 from asrswitch.report.recommendations import recommendation_lines
 from asrswitch.report.runs import Report, ReportedRun
-from asrswitch.report.units import MIB, TTFT_OF_PROCESSES, size
+from asrswitch.report.units import MIB, size, ttft_note
 from asrswitch.summary import ModelSummary, Spread
 from asrswitch.turns import Turn, turns_of
 
@@ -176,8 +176,8 @@ def _engine(run: ReportedRun) -> list[tuple[str, str]]:
         words = backend.configuration["command"]
         shown = [word if isinstance(word, str) else f"[{shlex.join(word)}]" for word in words]
         facts += [("program", first.library), ("command", " ".join(shown))]
-    if not run.summary.loads:
-        facts.append(("TTFT", TTFT_OF_PROCESSES))
+    if note := ttft_note(run.summary.loads, run.summary.keeps):
+        facts.append(("TTFT", note))
     return facts
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 REPORTED_FORM = ",.6g"
 TTFT_OF_PROCESSES = "each transcription is a process: TTFT counts from its start, its load included"
+TTFT_OF_KEPT = (
+    "the server keeps models, and is not told to load or unload: a first TTFT may have a load in it"
+)
 MIB = 1024 * 1024
 _SIZES = ((1024 * MIB, "GiB"), (MIB, "MiB"), (1024, "KiB"))
 
@@ -14,6 +17,13 @@ def size(count: float, sign: str = "") -> str:
         if abs(count) >= unit:
             return f"{count / unit:{sign},.1f} {name}"
     return f"{count:{sign}.0f} B"
+
+
+def ttft_note(loads: bool, keeps: bool) -> str | None:
+    """What is to be known of TTFT where models are not loaded before it."""
+    if loads:
+        return None
+    return TTFT_OF_KEPT if keeps else TTFT_OF_PROCESSES
 
 
 def growth(count: float, is_count: bool) -> str:

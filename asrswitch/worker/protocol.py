@@ -87,6 +87,7 @@ class Capabilities(_Capabilities, total=False):
 
     takes: Literal["audio", "text"]  # audio where it does not say
     gives: Literal["text", "embedding"]  # text where it does not say
+    keeps: bool  # models that were asked for stay in a server, which is not told to load or unload them
     renews: bool  # what holds the models can be started anew: a server
 
 

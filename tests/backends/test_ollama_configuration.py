@@ -178,7 +178,7 @@ def test_models_are_those_named_or_all_that_give_text(server: OllamaServer) -> N
     assert all(one.digest and len(one.digest) == 64 for one in all_of_them)
     (named,) = models_of(configuration, ["it=SMALL:1b"])
     assert named == Model("it", "small:1b", MIB, digest=all_of_them[1].digest)
-    assert [one.label for one in models_of(configuration, ["large:latest", "b=large"])] == ["large", "b"]
+    assert [one.label for one in models_of(configuration, ["large:latest", "b=small:1b"])] == ["large", "b"]
 
 
 @pytest.mark.parametrize(
@@ -190,6 +190,7 @@ def test_models_are_those_named_or_all_that_give_text(server: OllamaServer) -> N
         ),
         (["small"], "--model small: {url} has no model small; `ollama pull small`, or use: large, small:1b"),
         (["a=large", "a=small:1b"], "--model a=small:1b: the label is used twice; give each model its own"),
+        (["large", "b=large:latest"], "--model b=large:latest: large:latest has another label already"),
         (["large", "large:latest"], "--model large:latest: the label is used twice"),
         (["=large"], "--model =large: write NAME or LABEL=NAME"),
         (["a="], "--model a=: write NAME or LABEL=NAME"),

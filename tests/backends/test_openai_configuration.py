@@ -137,7 +137,7 @@ def test_models_are_names() -> None:
         (("--model", "a", "--library", "l.so"), "--library l.so: the backend openai has no such option"),
         (
             ("--model", "a", "--strategy", "resident"),
-            "--strategy resident: the backend openai loads for each",
+            "--strategy resident: the backend openai is not told how models are loaded",
         ),
         (("--model", "a", "--prompts", "questions"), "the backend openai takes audio"),
     ],

@@ -202,3 +202,37 @@ def test_the_page_cache_of_a_server_is_not_ours(
     done = run_backend(server.configure(), "small", options=(*prompts, "--cache", "cold"))
     assert done.returncode == 2
     assert "--cache cold: the backend ollama has no such option" in done.stderr
+
+
+def test_strategies_that_need_a_restart_are_left_out_of_all_without_one(
+    server: OllamaServer, prompts: tuple[str, ...], run_backend: RunBackend
+) -> None:
+    done = run_backend(
+        server.configure(restarts=False), "small", options=(*prompts, "--strategy", "all", "--dry-run")
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resident" in done.stdout and "isolate" not in done.stdout
+    done = run_backend(server.configure(), "small", options=(*prompts, "--strategy", "all", "--dry-run"))
+    assert "isolate" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "option", [("--strategy", "isolate"), ("--strategy", "reload,isolate"), ("--restart-above", "never,0")]
+)
+def test_what_needs_a_restart_is_refused_without_one(
+    option: tuple[str, ...], server: OllamaServer, prompts: tuple[str, ...], run_backend: RunBackend
+) -> None:
+    done = run_backend(server.configure(restarts=False), "small", options=(*prompts, *option))
+    assert done.returncode == 2
+    assert "the backend ollama is not told how its server is restarted; add restart" in done.stderr
+
+
+def test_an_invalid_run_is_no_choice(
+    server: OllamaServer, prompts: tuple[str, ...], run_backend: RunBackend, tmp_path: Path
+) -> None:
+    options = (*prompts, "--strategy", "reload,resident")
+    word = server.configure(restarts=False, pid=1 << 22)  # which no process has
+    done = run_backend(word, "small", iterations=4, options=options)
+    assert done.returncode == 0, done.stderr
+    assert "no strategy can be recommended" in done.stdout
+    assert "reload is out: its figures are not to be trusted: no process of the server" in done.stdout

@@ -9,7 +9,7 @@ from typing import Any
 
 from asrswitch.worker.backends import Backend, BackendError, Transcription, in_a_line
 from asrswitch.worker.backends.server import Server, number_of, value_of
-from asrswitch.worker.protocol import LoadOptions
+from asrswitch.worker.protocol import Capabilities, LoadOptions
 
 AUTO = "auto"
 # Ollama's options that a run has its own for.
@@ -39,16 +39,7 @@ class OllamaBackend(Backend):
         self._distinct_prompts: bool = configuration["distinct_prompts"]
         self._think: bool | str | None = configuration["think"]
         self._options: dict[str, Any] = configuration["options"]
-        self.capabilities = {
-            "streams": True,
-            "loads": True,
-            "restarts": True,
-            "forces_language": False,
-            "runs_processes": True,
-            "takes": "text",
-            "gives": "text",
-            "renews": self._server.can_restart,
-        }
+        self.capabilities = capabilities_of(configuration)
         self._requests: dict[str, dict[str, Any]] = {}  # by label: what each request for a model has
         self._chosen: dict[str, str] = {}  # by label: how long it is kept, where that was chosen here
         self._prompts = 0
@@ -187,6 +178,20 @@ class OllamaBackend(Backend):
         chosen = keep_alive_for(size, available)
         of = f"{size / 2**30:.1f} of {available / 2**30:.1f} GiB available"
         return chosen, f"keep_alive: {chosen}, for {of}"
+
+
+def capabilities_of(configuration: Mapping[str, Any]) -> Capabilities:
+    """What a server of this configuration can do."""
+    return {
+        "streams": True,
+        "loads": True,
+        "restarts": True,
+        "forces_language": False,
+        "runs_processes": True,
+        "takes": "text",
+        "gives": "text",
+        "renews": bool(configuration["restart"] or configuration["docker"]),
+    }
 
 
 def make_server(configuration: Mapping[str, Any]) -> Server:

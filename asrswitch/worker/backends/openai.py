@@ -235,6 +235,7 @@ def capabilities_of(configuration: Mapping[str, Any]) -> Capabilities:
     return {
         "streams": configuration["streams"],
         "loads": configuration["unload"] is not None,
+        "keeps": configuration["unload"] is None,
         "restarts": True,
         "forces_language": True,
         "runs_processes": True,
