@@ -13,6 +13,7 @@ from rich.text import Text
 from asrswitch import __version__, machine, native
 from asrswitch.commands.common import FAILURE, Parser, console
 from asrswitch.doctor.asrswitch_checks import check_asrswitch
+from asrswitch.doctor.engine_checks import check_engines
 from asrswitch.doctor.findings import Diagnosis, Finding, Mark, Section, diagnose
 from asrswitch.doctor.machine_checks import check_machine
 from asrswitch.doctor.measuring_checks import check_measuring
@@ -65,6 +66,7 @@ def examine(stop: StopSignals) -> Diagnosis:
             Section("this machine", check_machine(machine.describe(), flags, os.environ)),
             Section("measuring", check_measuring(proc, native.open_process())),
             Section("asrswitch", check_asrswitch(os.environ, stop)),
+            Section("other engines", check_engines(os.environ)),
         ],
     )
 
