@@ -477,17 +477,11 @@ class Runner:
             if cycle.release is ReleaseKind.DESTROY:
                 worker.loaded.remove(label)
             self._record(Release(**place, how=cycle.release, release_ms=_elapsed_ms(done)))
-        slate = None
-        if (
-            worker.is_server and not worker.loaded and worker.can["loads"]
-        ):  # it answers first, and then ends what held the model
-            slate = self._settle(worker)
+        is_empty = not worker.loaded and _unloads(worker, cycle.release)
+        # A server answers first, and then ends what held the model.
+        slate = self._settle(worker) if is_empty and worker.is_server else None
         self._read(worker, place, "after_unload")
-        unloads = cycle.release is ReleaseKind.DESTROY or (
-            cycle.release is ReleaseKind.EXIT and worker.is_server
-        )
-        unloads = unloads and not (worker.can.get("keeps") and cycle.release is ReleaseKind.DESTROY)
-        if unloads and not worker.loaded and (slate := slate or self._settle(worker)):
+        if is_empty and (slate := slate or self._settle(worker)):
             self._prove_clean(worker, cycle, place, slate)
 
     def _settle(self, worker: _Worker) -> Slate | None:
@@ -554,8 +548,7 @@ class Runner:
         """
         if reason != "isolate":  # there it is how the model is let go
             self._begin("renew")
-        with contextlib.suppress(WorkerError):  # it may not answer any more
-            self._look(worker)
+        self._look(worker, asks_server=False)  # which may not answer any more
         before = _roots(worker)
         ms = _elapsed_ms(self._ask(worker, {"command": "renew"}, Done))
         self._look(worker)
@@ -815,11 +808,14 @@ class Runner:
             self._trim(worker, place, point, on_copy=self._plan.trim is Trimming.PROBE)
         return memory
 
-    def _look(self, worker: _Worker) -> None:
-        """Ask the backend which processes and models there are, where these are others than the worker."""
+    def _look(self, worker: _Worker, asks_server: bool = True) -> None:
+        """Ask the backend which processes and models there are, where these are others than the worker.
+
+        What its server has loaded is not known where that is not asked.
+        """
         if not worker.others:
             return
-        state = self._ask(worker, {"command": "state"}, State)
+        state = self._ask(worker, {"command": "state", "asks_server": asks_server}, State)
         worker.others.roots = tuple(item for item in state["processes"] if isinstance(item, int))
         worker.others.groups = tuple(item for item in state["processes"] if isinstance(item, str))
         names = {model.path: model.label for model in self._plan.models}
@@ -931,6 +927,13 @@ def _inputs(plan: Plan, clips: Sequence[PreparedClip]) -> list[_Input]:
         normalised = None if clip.reference is None else normalise(clip.reference)
         found.append(_Input(clip.path, prepared.path, prepared.seconds, clip.reference, normalised))
     return found
+
+
+def _unloads(worker: _Worker, release: ReleaseKind) -> bool:
+    """Whether a release lets go of what this worker, or its server, has loaded."""
+    if release is ReleaseKind.EXIT:
+        return worker.is_server  # it was started anew, and the worker is the same
+    return release is ReleaseKind.DESTROY and not worker.can.get("keeps")
 
 
 def _roots(worker: _Worker) -> set[tuple[int, int | None]]:

@@ -78,7 +78,7 @@ def _answer(
     if command["command"] in ("memory_needs", "measure_ceiling"):
         return _answer_special(backend, command, label)
     if command["command"] == "state":
-        resident = backend.resident()
+        resident = backend.resident() if command.get("asks_server", True) else None
         return {
             "processes": [*backend.processes()],
             "resident": None if resident is None else [*resident],

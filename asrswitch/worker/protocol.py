@@ -37,6 +37,7 @@ class Command(TypedDict, total=False):
     load: LoadOptions
     audio: str  # a WAV file's path
     prompt: str  # or a text, of backends that take that
+    asks_server: bool  # beside "state": whether who holds the models is asked, as without this
     on_copy: bool  # beside "trim": on a copy of the worker, not on itself
     clip_s: float  # beside "load": memory_needs loads, asks and unloads
     ceiling: CeilingOptions

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -194,6 +195,28 @@ def test_a_run_that_goes_on_begins_with_an_empty_server(
     assert before and not before[0].resident
     assert before[0].memory.rss_bytes < 24 * MIB + before[0].memory.rss_bytes // 2
     assert of_kind(records, Transcription)[-1].iteration == 5
+
+
+def test_a_server_that_answers_nothing_is_restarted(
+    server: OllamaServer, prompts: tuple[str, ...], run_backend: RunBackend, tmp_path: Path
+) -> None:
+    """It has been stopped, not ended: whatever it is asked waits."""
+    first = server.pid
+    word = server.configure()
+
+    def stop_it() -> None:
+        wait_for(lambda: (tmp_path / "out" / "run.jsonl").exists() and bool(server.holders()), 60)
+        os.kill(first, signal.SIGSTOP)
+
+    stopping = threading.Thread(target=stop_it)
+    stopping.start()
+    done = run_backend(word, "small", iterations=40, options=(*prompts, "--timeout", "2"))
+    stopping.join()
+    assert done.returncode == 1  # for the failure
+    records = log_of(tmp_path)
+    assert [failure.kind for failure in of_kind(records, Failure)] == ["timeout"]
+    assert [renewal.reason for renewal in of_kind(records, Renewal)] == ["failure"]
+    assert of_kind(records, Transcription)[-1].iteration == 40
 
 
 def test_the_page_cache_of_a_server_is_not_ours(
