@@ -89,7 +89,7 @@ class ValgrindProcess(WorkerProcess):
         self, command: Sequence[str], environ: Mapping[str, str], log: Path, stop: StopSignals
     ) -> None:
         self._stop = stop
-        self._buffer = b""
+        self._unread = []
         self._log = log
         self.started_s = time.monotonic()
         try:
