@@ -118,6 +118,7 @@ _GO_ON_BESIDE = (
     "this turn is lost, and the run goes on: end that process, or stop the run and go on with it by "
     "--resume DIR --allow-concurrent"
 )
+_SERVED_S = 0.02  # in which the thread and the connection that served a question are gone
 _LEAST_HELD = 1024 * 1024  # bytes; of a process that is named for holding more than before
 _FIRST_STARTS = 2  # a worker may be killed while it starts; two in a row mean that the library does it
 
@@ -780,6 +781,8 @@ class Runner:
     def _read(self, worker: _Worker, place: _Place, point: Point) -> Memory:
         """Take a reading; the worker waits, so its last account of its heap still holds."""
         self._look(worker)
+        if worker.is_server:
+            time.sleep(_SERVED_S)
         # The heap of a worker that only talks to a server is not where models are.
         heap = None if worker.is_server else worker.malloc
         malloc = None if heap is None else msgspec.convert(heap, Malloc)
