@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from asrswitch.backend_choice import is_server
 from asrswitch.conditions import Conditions
+from asrswitch.judged import asks_server, capabilities_in
 from asrswitch.memory.budget import HIGH_PRESSURE
 from asrswitch.plan import CacheState, Order, Plan, Strategy
 from asrswitch.records import (
@@ -24,9 +24,7 @@ from asrswitch.records import (
     Run,
     Skip,
     Transcription,
-    WorkerStarted,
 )
-from asrswitch.worker.protocol import Capabilities
 
 _MIB = 1024 * 1024
 # An iteration; each takes from 0.1 ms (SSD) to 10 ms (disk). The first iteration reads the weights and may.
@@ -109,7 +107,7 @@ def _texts(plan: Plan, spoken: Sequence[Transcription]) -> Iterator[Advice]:
 def _swapping(records: Sequence[Record], readings: Sequence[Reading]) -> Iterator[Advice]:
     swapped = max((reading.memory.swap_bytes for reading in readings), default=0)
     if swapped:
-        served = _asks_server(records)  # which may have been there for long, and some of it long unused
+        served = asks_server(records)  # which may have been there for long, and some of it long unused
         whose = (
             "MiB of worker and server were swapped out" if served else "MiB of the worker were swapped out"
         )
@@ -154,10 +152,10 @@ def _left_out(records: Sequence[Record]) -> Iterator[Advice]:
     for record in records:
         if isinstance(record, Skip):
             where = f"from iteration {record.iteration} on"
-            renews = any(can and can.get("renews") for can in _capabilities(records))
+            renews = any(can.get("renews") for can in capabilities_in(records))
             remedy = (
                 ""
-                if renews or not _asks_server(records)
+                if renews or not asks_server(records)
                 else (
                     "a server that asrswitch is told how to restart (restart or docker in the backend's "
                     "configuration) is restarted and asked again"
@@ -207,18 +205,9 @@ def _held(unclean: Sequence[CleanSlate]) -> str:
     return f"; {'; '.join(said)}" if said else ""
 
 
-def _capabilities(records: Sequence[Record]) -> list[Capabilities | None]:
-    """Of the backend, as its workers told them."""
-    return [record.capabilities for record in records if isinstance(record, WorkerStarted)]
-
-
-def _asks_server(records: Sequence[Record]) -> bool:
-    return any(can and is_server(can) for can in _capabilities(records))
-
-
 def _servers(run: Run, records: Sequence[Record], readings: Sequence[Reading]) -> Iterator[Advice]:
     """Whether a server's memory is read at all, and whether it was empty before models were loaded."""
-    if not _asks_server(records):
+    if not asks_server(records):
         return
     if unfound := [reading for reading in readings if not reading.processes]:
         every = len(unfound) == len(readings)
@@ -230,7 +219,7 @@ def _servers(run: Run, records: Sequence[Record], readings: Sequence[Reading]) -
             invalid=every,
         )
     before = [reading for reading in readings if reading.point == "before_load"]
-    if any(can and can.get("keeps") for can in _capabilities(records)):
+    if any(can.get("keeps") for can in capabilities_in(records)):
         before = []
     if run.plan.strategy not in (Strategy.RELOAD, Strategy.ISOLATE):  # others keep theirs loaded
         before = [*{reading.worker: reading for reading in reversed(before)}.values()]
@@ -362,7 +351,7 @@ def _unknown(records: Sequence[Record], readings: Sequence[Reading]) -> Iterator
         )
     if any(reading.memory.source == "status" for reading in readings):
         yield Advice("PSS and USS are unknown: this kernel has no smaps_rollup, or hides it", "")
-    if any(reading.malloc is None for reading in readings) and not _asks_server(records):
+    if any(reading.malloc is None for reading in readings) and not asks_server(records):
         yield Advice(
             "who holds the heap is unknown: the C library has no mallinfo2, or another allocator took over",
             "",

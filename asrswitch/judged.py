@@ -14,6 +14,7 @@ from asrswitch.records import Eviction, Load, Reading, Record, Release, Renewal,
 from asrswitch.schedule import Release as ReleaseKind
 from asrswitch.stats.series import MINIMUM_ITERATIONS
 from asrswitch.stats.verdict import Sample
+from asrswitch.worker.protocol import Capabilities
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -60,6 +61,16 @@ def judged_readings(records: Sequence[Record]) -> Judged:
     return Judged(stretches, one_process=True)
 
 
+def capabilities_in(records: Sequence[Record]) -> list[Capabilities]:
+    """Of the backend, as its workers told them."""
+    return [r.capabilities for r in records if isinstance(r, WorkerStarted) and r.capabilities]
+
+
+def asks_server(records: Sequence[Record]) -> bool:
+    """Whether a server holds the models of a run."""
+    return any(map(is_server, capabilities_in(records)))
+
+
 class _AfterUnload(NamedTuple):
     """A reading, which processes it is of, and which models they have."""
 
@@ -87,8 +98,7 @@ def _after_unloads(records: Sequence[Record]) -> list[_AfterUnload]:
             loaded.discard(record.model)
         elif isinstance(record, Reading) and record.point == "after_unload":
             found.append(_AfterUnload(record, (record.worker, renewals), frozenset(loaded)))
-    started = [record.capabilities for record in records if isinstance(record, WorkerStarted)]
-    if not any(can and is_server(can) for can in started):
+    if not asks_server(records):
         return found
     return [item for item in found if item.reading.processes] or found
 

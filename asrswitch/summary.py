@@ -11,7 +11,7 @@ from datetime import datetime
 import msgspec
 
 from asrswitch.advice import advise
-from asrswitch.judged import judged_readings, sample_of
+from asrswitch.judged import capabilities_in, judged_readings, sample_of
 from asrswitch.model import Model
 from asrswitch.plan import CacheState, Order, Plan, Strategy
 from asrswitch.records import (
@@ -265,14 +265,8 @@ def summarise(records: Sequence[Record]) -> Summary:
         failures=failures,
         warnings=[advice.line for advice in advised if not advice.invalid],
         invalid=[advice.line for advice in advised if advice.invalid],
-        keeps=any(
-            r.capabilities.get("keeps", False)
-            for r in records
-            if isinstance(r, WorkerStarted) and r.capabilities
-        ),
-        loads=all(
-            r.capabilities["loads"] for r in records if isinstance(r, WorkerStarted) and r.capabilities
-        ),
+        keeps=any(can.get("keeps", False) for can in capabilities_in(records)),
+        loads=all(can["loads"] for can in capabilities_in(records)),
     )
 
 
