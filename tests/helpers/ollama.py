@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from asrswitch.native.processes import descendants
-from support import alive, wait_for
+from helpers.ollama_restart import ended
+from support import wait_for
 
 RESTART = Path(__file__).with_name("ollama_restart.py")
 MIB = 1 << 20
@@ -92,7 +93,7 @@ class OllamaServer:
         pid = self.pid
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not alive(pid))
+        wait_for(lambda: ended(pid))
 
 
 @contextlib.contextmanager

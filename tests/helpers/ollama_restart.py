@@ -17,14 +17,20 @@ def end(directory: Path) -> None:
     try:
         pid = int((directory / "pid").read_text())
         os.kill(pid, signal.SIGKILL)
-        while state_of(pid) != "Z":
+        while not ended(pid):
             time.sleep(0.002)
     except OSError:  # there was none, or it is gone
         return
 
 
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def ended(pid: int) -> bool:
+    """Whether a process is gone or a zombie whose last thread has ended: until then its socket listens."""
+    process = Path(f"/proc/{pid}")
+    try:
+        state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        return state == "Z" and len(list((process / "task").iterdir())) == 1
+    except OSError:
+        return True
 
 
 def start(directory: Path) -> None:
