@@ -57,6 +57,7 @@ class TypeCount(msgspec.Struct, frozen=True):
     tensors: int
     parameters: int
     bytes: int
+    this_engine_only: bool
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -168,6 +169,11 @@ def describe(facts: ModelFacts) -> list[Section]:
             [
                 (count.type, f"{count.tensors} tensors, {count.parameters:,} parameters, {_mib(count.bytes)}")
                 for count in facts.types
+            ]
+            + [
+                ("readers", f"this engine only, because of {count.type}; others read q4_0")
+                for count in facts.types
+                if count.this_engine_only
             ],
         ),
         ("bytes by part", [(part.name, _mib(part.bytes)) for part in facts.parts]),
@@ -286,10 +292,10 @@ class _Metadata:
 def _types(tensors: tuple[Tensor, ...]) -> list[TypeCount]:
     """One count for each type, the type with most bytes first."""
     counts = []
-    for name in {tensor.type.name for tensor in tensors}:
-        those = [tensor for tensor in tensors if tensor.type.name == name]
+    for type in {tensor.type for tensor in tensors}:
+        those = [tensor for tensor in tensors if tensor.type == type]
         elements, nbytes = sum(tensor.elements for tensor in those), sum(tensor.bytes for tensor in those)
-        counts.append(TypeCount(name, len(those), elements, nbytes))
+        counts.append(TypeCount(type.name, len(those), elements, nbytes, type.this_engine_only))
     return sorted(counts, key=lambda count: (-count.bytes, count.type))
 
 

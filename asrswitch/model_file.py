@@ -49,16 +49,22 @@ _BUFFER_BYTES = 1 << 16
 
 
 class StoredType(msgspec.Struct, frozen=True):
-    """How a tensor's values are stored: blocks of so many elements in so many bytes."""
+    """How a tensor's values are stored: so many elements in a block of so many bytes, rows together."""
 
     name: str
     block_elements: int
     block_bytes: int
+    rows: int = 1
+    this_engine_only: bool = False
 
 
+_FIRST_OWN_TYPE = 256  # below are ggml's
 # q4_K is in published files, and the engine reads it; the converter does not write it.
 STORED_TYPES = {12: StoredType("q4_K", 256, 144)} | {
-    int(type): StoredType(type.name.lower(), type.block_elements, type.block_bytes) for type in TensorType
+    int(type): StoredType(
+        type.name.lower(), type.block_elements, type.block_bytes, type.rows, type >= _FIRST_OWN_TYPE
+    )
+    for type in TensorType
 }
 
 
@@ -351,6 +357,12 @@ def _read_tensor(reader: _Reader) -> Tensor:
             f"{field} type",
             at,
             f"is {stored.name} with blocks of {stored.block_elements}, but rows have {shape[-1]} elements",
+        )
+    if stored.rows > 1 and (rank != 2 or shape[0] % stored.rows):
+        reader.fail(
+            f"{field} type",
+            at,
+            f"is {stored.name} with {stored.rows} rows stored together, but the shape is {list(shape)}",
         )
     reader.skip(-reader.position % TENSOR_ALIGNMENT, f"{field} padding")
     count = math.prod(shape) // stored.block_elements * stored.block_bytes

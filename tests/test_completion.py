@@ -98,7 +98,7 @@ def test_nested_verbs(scripts: Path, files: Path) -> None:
         (("report", "--format", ""), ["text", "md", "csv", "json", "html"]),
         (("report", "--rows", "t"), ["turns"]),
         (("leak-check", "--tool", "m"), ["memcheck", "massif"]),
-        (("models", "convert", "in", "out.bin", "--type", "q4_0"), ["q4_0"]),
+        (("models", "convert", "in", "out.bin", "--type", "q4_0"), ["q4_0", "q4_0_16x4"]),
         (("--iters", ""), []),
     ],
 )

@@ -141,6 +141,8 @@ def run(
 def logits_ceiling(result: Result, type: str) -> float:
     """The ceiling for a model of `type`, by the instruction set that the engine used."""
     quick = type != "f16" and result.instruction_set in QUICK_INSTRUCTION_SETS
+    # Its products with one row have 8 bits wherever they are not plain code.
+    quick |= type == "q4_0_16x4" and result.instruction_set != "scalar"
     return QUICK_LOGITS_CEILING if quick else QUANTISED_LOGITS_CEILING
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import subprocess
@@ -55,6 +56,51 @@ def test_the_facts_are_those_of_the_file(tiny: Path) -> None:
     assert facts.tokenizer.special_ids["<asr_text>"] == 4000 + ADDED_TOKENS.index("<asr_text>")
     assert facts.stop_tokens == {"<|im_end|>": 4002, "<|endoftext|>": 4000}
     assert len(facts.languages) == 30
+
+
+def test_what_this_engine_alone_reads_is_said(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "interleaved.bin"
+    synthesise(path, "tiny", TYPES["q4_0_16x4"], 7)
+    facts = model_facts(path)
+    assert [(count.type, count.this_engine_only) for count in facts.types] == [
+        ("q4_0_16x4", True),
+        ("q4_0", False),
+        ("f16", False),
+        ("f32", False),
+    ]
+    sections = dict(describe(facts))
+    assert dict(sections["types"])["q4_0_16x4"].endswith(" MiB")
+    assert "this engine only, because of q4_0_16x4" in dict(sections["types"])["readers"]
+    assert (facts.parameters, facts.parts) == (model_facts(tiny).parameters, model_facts(tiny).parts)
+    assert not any(count.this_engine_only for count in model_facts(tiny).types)
+    assert "readers" not in dict(dict(describe(model_facts(tiny)))["types"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "refused"),
+    [((16, 32), False), ((64, 96), False), ((24, 32), True), ((32,), True), ((16, 1, 32), True)],
+    ids=str,
+)
+def test_rows_that_cannot_be_stored_together_are_refused(
+    tiny: Path, tmp_path: Path, shape: tuple[int, ...], refused: bool
+) -> None:
+    """One tensor of q4_0_16x4 behind the head of a sound file."""
+    head = read_container(tiny).head
+    name = b"extra.weight"
+    record = struct.pack("<i", len(name)) + name + struct.pack("<i", len(shape))
+    record += struct.pack(f"<{len(shape) + 1}i", *shape, 258)
+    type_at = len(head) + len(record) - 4
+    record += bytes(-(len(head) + len(record)) % 16)
+    path = tmp_path / "extra.bin"
+    path.write_bytes(head + record + bytes(math.prod(shape) // 32 * 18))
+    if not refused:
+        (tensor,) = read_model_file(path).tensors
+        assert (tensor.type.name, tensor.shape) == ("q4_0_16x4", shape)
+        return
+    assert facts_or_one_line(path) == (
+        f"{path}: tensor extra.weight type at offset {type_at}: is q4_0_16x4 with 16 rows stored together, "
+        f"but the shape is {list(shape)}; {ANEW}"
+    )
 
 
 def test_each_part_holds_its_tensors(tiny: Path) -> None:

@@ -12,7 +12,7 @@ from asrswitch.user_cache import cache_directory
 
 VARIABLE = "ASRSWITCH_MODELS"
 # In the order in which they are taken where several are there and none was asked for.
-TYPES = (DEFAULT_TYPE, "q8_0", "q4_1", "f16", "f32")
+TYPES = (DEFAULT_TYPE, "q4_0_16x4", "q8_0", "q4_1", "f16", "f32")
 
 
 def models_directory(environ: Mapping[str, str]) -> Path | None:

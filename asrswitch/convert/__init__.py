@@ -19,9 +19,10 @@ TYPES: dict[str, TensorType] = {
     "q8_0": TensorType.Q8_0,
     "q4_0": TensorType.Q4_0,
     "q4_1": TensorType.Q4_1,
+    "q4_0_16x4": TensorType.Q4_0_16X4,
 }
 
-# Values in work at a time: 4 MiB as float32, a multiple of every block size.
+# Values in work at a time, 4 MiB as float32; where rows that are stored together have more, it is those.
 _PIECE_ELEMENTS = 1 << 20
 
 
@@ -44,15 +45,20 @@ def convert(
         raise UsageError(f"unknown type {type}; choose one of {', '.join(TYPES)}")
     wanted = TYPES[type]
     with open_checkpoint(checkpoint_dir) as checkpoint, atomic_output(output) as file:
-        plan = [(tensor, stored_type(tensor.info.shape, wanted)) for tensor in checkpoint.tensors]
+        plan = [
+            (tensor, stored_type(tensor.name, tensor.info.shape, wanted)) for tensor in checkpoint.tensors
+        ]
         total = sum(stored.nbytes(tensor.info.elements) for tensor, stored in plan)
         done = 0
 
         def pieces(tensor: StoredTensor, stored: TensorType) -> Iterator[Bytes]:
             nonlocal done
-            for values in tensor.source.blocks(tensor.info, _PIECE_ELEMENTS):
+            columns = tensor.info.shape[-1]
+            together = stored.rows * columns
+            elements = max(1, _PIECE_ELEMENTS // together) * together
+            for values in tensor.source.blocks(tensor.info, elements):
                 try:
-                    piece = encode(values, stored)
+                    piece = encode(values.reshape(-1, columns), stored)
                 except RangeError as error:
                     raise AsrSwitchError(
                         f"{tensor.source.path}: tensor {tensor.info.name} cannot be stored as"

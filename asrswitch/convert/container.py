@@ -57,6 +57,7 @@ class ModelConfig:
         sections = self.mrope_section + (0,) * (MROPE_SECTIONS - len(self.mrope_section))
         return struct.pack(
             f"<11i2i2f7i{MAX_LAYERS}i{MROPE_SECTIONS}i",
+            # Never q4_0 for q4_0_16x4: a reader that goes by this field is to refuse such a file.
             type,
             self.vocab_size,
             self.hidden_size,

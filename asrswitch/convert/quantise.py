@@ -1,7 +1,7 @@
 """Tensor types of the `.bin` file and the encoding of float32 values into them.
 
 Block layouts and rounding are ggml's, as chatllm.cpp's converter (commit 4a4310e) writes them: files are the
-same byte for byte, but for q4_0 blocks of zeros (see `_encode_q4_0`).
+same byte for byte, but for q4_0 blocks of zeros (see `_encode_q4_0`). q4_0_16x4 is this engine's own.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
+# The embedding is read one row at a time.
+_READ_BY_ROW = "model.embed_tokens.weight"
+
 
 class TensorType(IntEnum):
-    """Type codes as ggml numbers them."""
+    """Type codes as ggml numbers them; from 256 on they are this engine's own."""
 
     F32 = 0
     F16 = 1
     Q4_0 = 2
     Q4_1 = 3
     Q8_0 = 8
+    Q4_0_16X4 = 258
 
     @property
     def block_elements(self) -> int:
@@ -36,7 +40,13 @@ class TensorType(IntEnum):
             TensorType.Q4_0: 18,
             TensorType.Q4_1: 20,
             TensorType.Q8_0: 34,
+            TensorType.Q4_0_16X4: 18,
         }[self]
+
+    @property
+    def rows(self) -> int:
+        """Rows that are stored together."""
+        return 16 if self is TensorType.Q4_0_16X4 else 1
 
     def nbytes(self, elements: int) -> int:
         """Bytes that `elements` values take; `elements` is a multiple of the block's."""
@@ -47,35 +57,55 @@ class RangeError(ValueError):
     """A value that the tensor type cannot hold."""
 
 
-def stored_type(shape: tuple[int, ...], wanted: TensorType) -> TensorType:
-    """The type in which a tensor of `shape` is stored in a file of type `wanted`.
+def stored_type(name: str, shape: tuple[int, ...], wanted: TensorType) -> TensorType:
+    """The type in which the tensor `name` (as the file calls it) is stored in a file of type `wanted`.
 
-    Vectors stay f32; a row that blocks do not divide is f16.
+    Vectors stay f32; rows that blocks do not divide are f16, those that cannot be stored together q4_0.
     """
     if len(shape) == 1:
         return TensorType.F32
     if shape[-1] % wanted.block_elements:
         return TensorType.F16
+    if wanted is TensorType.Q4_0_16X4 and (len(shape) != 2 or shape[0] % wanted.rows or name == _READ_BY_ROW):
+        return TensorType.Q4_0
     return wanted
 
 
 def encode(values: Floats, type: TensorType) -> Bytes:
-    """The bytes of `values` [n] in `type`; n is a multiple of the type's block.
+    """The bytes [n] of `values` [..., columns] in `type`.
+
+    Columns are a multiple of the type's block, and rows one of those that it stores together.
 
     Raises RangeError for a NaN, an infinity, or a magnitude that a half-precision value or scale cannot hold.
     """
     if not np.isfinite(values).all():
         raise RangeError("it holds a NaN or an infinity")
     if type == TensorType.F32:
-        return values.astype("<f4", copy=False).view(np.uint8)
+        return values.astype("<f4", copy=False).reshape(-1).view(np.uint8)
     if type == TensorType.F16:
-        return _half(values).view(np.uint8)
+        return _half(values).reshape(-1).view(np.uint8)
     blocks = values.reshape(-1, type.block_elements)
     if type == TensorType.Q8_0:
         return _encode_q8_0(blocks).reshape(-1)
     if type == TensorType.Q4_0:
         return _encode_q4_0(blocks).reshape(-1)
+    if type == TensorType.Q4_0_16X4:
+        return interleave(_encode_q4_0(blocks), values.shape[-1])
     return _encode_q4_1(blocks).reshape(-1)
+
+
+def interleave(blocks: Bytes, columns: int) -> Bytes:
+    """The bytes of rows in q4_0, each of `columns` values, in the order of q4_0_16x4.
+
+    Sixteen rows make a group. It has, for each 32 columns, the scales of its rows, then their nibbles four
+    bytes at a time: the first four of every row, the next four of every row, and so on.
+    """
+    rows, block_bytes = TensorType.Q4_0_16X4.rows, TensorType.Q4_0_16X4.block_bytes
+    by_column = blocks.reshape(-1, rows, columns // 32, block_bytes).swapaxes(1, 2)
+    n_groups, n_blocks = by_column.shape[:2]
+    scales = by_column[..., :2].reshape(n_groups, n_blocks, -1)
+    words = by_column[..., 2:].reshape(n_groups, n_blocks, rows, 4, 4).swapaxes(2, 3)
+    return np.concatenate([scales, words.reshape(n_groups, n_blocks, -1)], axis=2).reshape(-1)
 
 
 def _encode_q8_0(x: Floats) -> Bytes:

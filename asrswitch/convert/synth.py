@@ -30,7 +30,7 @@ from asrswitch.convert.container import (
     write_head,
     write_tensor,
 )
-from asrswitch.convert.quantise import Bytes, TensorType, stored_type
+from asrswitch.convert.quantise import Bytes, TensorType, interleave, stored_type
 from asrswitch.errors import UsageError
 from asrswitch.plan import LANGUAGES
 
@@ -57,7 +57,7 @@ ADDED_TOKENS = (
 
 LARGEST_SEED = 2**63 - 1
 _BYTES = 256  # tokens of one byte, with which every vocabulary begins
-_PIECE_ELEMENTS = 1 << 20  # values in work at a time
+_PIECE_ELEMENTS = 1 << 20  # values in work at a time; where rows that are stored together have more, those
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,10 @@ def synthesise(
 
     The same preset, type and seed give the same bytes. The metadata names preset and seed under
     SYNTHETIC_KEY. Weights are uniform with mean 0 and the variance that keeps activations at their magnitude
-    from layer to layer; quantised blocks are drawn in the layout in which they are stored. The rows of the
-    output matrix for tokens of a single byte, added tokens and unused ids are 0: greedy decoding therefore
-    never ends by itself, and every token that it gives is text.
+    from layer to layer; quantised blocks are drawn in the layout in which they are stored, those of
+    q4_0_16x4 in that of q4_0, so that files of both have the same weights. The rows of the output matrix for
+    tokens of a single byte, added tokens and unused ids are 0: greedy decoding therefore never ends by
+    itself, and every token that it gives is text.
 
     `output` appears whole or not at all; `progress` is called as by `convert`. Raises UsageError for a seed
     out of range, AsrSwitchError for an output that cannot be written.
@@ -121,7 +122,7 @@ def synthesise(
     config = sections.model_config()
     shapes = sections.expected_shapes(config)
     never_written = (range(_BYTES), range(sizes.normal_tokens, sizes.vocab_size))
-    stored = {name: stored_type(shape, type) for name, shape in shapes.items()}
+    stored = {name: stored_type(stored_name(name), shape, type) for name, shape in shapes.items()}
     total = sum(stored[name].nbytes(math.prod(shape)) for name, shape in shapes.items())
     done = 0
 
@@ -161,14 +162,16 @@ def _weights(
     source = np.random.PCG64([seed, zlib.crc32(name.encode())])
     columns = math.prod(shape[1:])
     deviation = 1.0 if name == EMBEDDING else 1 / math.sqrt(columns)
-    step = max(1, _PIECE_ELEMENTS // columns)
+    drawn = TensorType.Q4_0 if type is TensorType.Q4_0_16X4 else type
+    # Quantised rows are whole draws of 8 bytes in every preset: where pieces end, the numbers are the same.
+    step = max(1, _PIECE_ELEMENTS // (type.rows * columns)) * type.rows
     for first in range(0, shape[0], step):
         rows = min(step, shape[0] - first)
-        piece = _draw(source, rows * columns, type, deviation)
+        piece = _draw(source, rows * columns, drawn, deviation)
         by_row = piece.reshape(rows, -1)
         for span in silent:
             by_row[max(span.start - first, 0) : max(span.stop - first, 0)] = 0
-        yield piece
+        yield interleave(piece, columns) if type is TensorType.Q4_0_16X4 else piece
 
 
 def _draw(source: np.random.PCG64, elements: int, type: TensorType, deviation: float) -> Bytes:

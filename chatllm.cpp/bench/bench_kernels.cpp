@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/memory_map.h"
+#include "interleaved.h"
 #include "kernels/kernels.h"
 #include "model/tensor.h"
 #include "random.h"
@@ -82,7 +83,7 @@ void fill_rows(Storage storage, int n_rows, int n_cols, std::byte *out) {
     check::Random random(1);
     const auto &type = traits(storage);
     std::vector<std::byte> row(stored_bytes(storage, n_cols));
-    for (int r = 0; r < n_rows; ++r, out += row.size()) {
+    for (int r = 0; r < n_rows; ++r) {
         // A few rows differ, the others repeat them.
         for (Size at = 0; r < 16 && at < row.size(); at += size(type.block_bytes)) {
             for (Size i = 0; i < size(type.block_bytes); ++i)
@@ -94,13 +95,19 @@ void fill_rows(Storage storage, int n_rows, int n_cols, std::byte *out) {
             if (storage == Storage::q4_1 || storage == Storage::q4_k)
                 std::memcpy(row.data() + at + 2, halves + 1, 2);
         }
-        std::memcpy(out, row.data(), row.size());
+        std::memcpy(out + size(r) * row.size(), row.data(), row.size());
+    }
+    if (storage != Storage::q4_0_16x4) return;
+    std::vector<std::byte> group(interleaved_rows * row.size());
+    for (int r = 0; r < n_rows; r += interleaved_rows, out += group.size()) {
+        std::memcpy(group.data(), out, group.size());
+        check::interleave_rows(group.data(), interleaved_rows, n_cols, out);
     }
 }
 
 std::string columns(int n_cols) { return "K " + std::to_string(n_cols); }
 
-std::string stored(Storage storage) { return " " + std::string(traits(storage).name); }
+std::string stored(Storage storage) { return std::string(" ").append(traits(storage).name); }
 
 void bench_pack(const Bench &bench, const std::string &name, const Arithmetic &arithmetic, int n_cols) {
     const int n_rows = arithmetic.panel_rows;
@@ -163,7 +170,9 @@ void bench_vector(const Bench &bench, Storage storage, int n_cols) {
     for (const bool cached : {true, false}) {
         const std::string kernel = name + (cached ? " cached" : " memory");
         if (!bench.wants(kernel)) continue;
-        const int n_rows = static_cast<int>((cached ? Size{256} << 10 : Size{128} << 20) / row_bytes);
+        const Size group_bytes = size(traits(storage).rows) * row_bytes;
+        const Size n_groups = (cached ? Size{256} << 10 : Size{128} << 20) / group_bytes;
+        const int n_rows = static_cast<int>(n_groups) * traits(storage).rows;
         const Size bytes = size(n_rows) * row_bytes;
         const AnonymousMap rows(bytes, "rows");
         fill_rows(storage, n_rows, n_cols, rows.data());
@@ -258,14 +267,16 @@ int main(int argc, char **argv) {
         for (const int n_cols : {1024, 2048, 3072, 6144}) {
             bench_pack(bench, "precise", kernels->precise, n_cols);
             bench_pack(bench, "quick", kernels->quick, n_cols);
-            for (const Storage storage : {Storage::q4_0, Storage::q4_1, Storage::q8_0, Storage::q4_k}) {
+            for (const Storage storage :
+                 {Storage::q4_0, Storage::q4_1, Storage::q8_0, Storage::q4_k, Storage::q4_0_16x4}) {
+                if (traits(storage).rows > 1 && traits(storage).rows != kernels->tile_rows) continue;
                 bench_unpack(bench, "precise", kernels->precise, storage, n_cols);  // the tiles of both
                 bench_multiply(bench, "precise", kernels->precise, storage, n_cols);
                 bench_multiply(bench, "quick", kernels->quick, storage, n_cols);
             }
         }
-        for (const Storage storage :
-             {Storage::f32, Storage::f16, Storage::q4_0, Storage::q4_1, Storage::q8_0, Storage::q4_k}) {
+        for (const Storage storage : {Storage::f32, Storage::f16, Storage::q4_0, Storage::q4_1, Storage::q8_0,
+                                      Storage::q4_k, Storage::q4_0_16x4}) {
             for (const int n_cols : {1024, 2048, 3072, 6144}) bench_vector(bench, storage, n_cols);
         }
         bench_attention(bench);

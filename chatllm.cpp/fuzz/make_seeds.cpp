@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "tiny_model.h"
+#include "patched_model.h"
 #include "wav_writer.h"
 
 namespace {
@@ -41,7 +41,7 @@ int main(int argc, char **argv) {
     Seeds tokenizer(root, "tokenizer"), options(root, "options");
 
     // The fields as they are: see patched_model.h.
-    const auto model = chatllm::tiny::write_model({.matrices = chatllm::TensorType::q8_0});
+    const auto model = chatllm::fuzz::sound_model();
     for (const auto &[field, at] : model.offsets) {
         std::string seed;
         append(seed, static_cast<std::uint32_t>(at));

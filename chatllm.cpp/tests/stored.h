@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "fenced.h"
+#include "interleaved.h"
 #include "kernels/kernels.h"
 #include "model/tensor.h"
 #include "random.h"
@@ -90,8 +91,21 @@ inline StoredValue stored_value(Storage storage, const std::byte *row, std::size
         const int both = byte(super + 16 + c % 256 / 64 * 32 + c % 32);
         return {block % 2 == 0 ? both & 15 : both >> 4, half(super) * scale, -half(super + 2) * minimum};
     }
+    case Storage::q4_0_16x4:
+        break;  // there are no rows before they are separated
     }
     return {};
+}
+
+// What rows are before those that are stored together are interleaved.
+inline Storage storage_of_rows(Storage storage) {
+    return storage == Storage::q4_0_16x4 ? Storage::q4_0 : storage;
+}
+
+// At least n_rows rows, as many as a matrix can have.
+inline int whole_groups(Storage storage, int n_rows) {
+    const int together = traits(storage).rows;
+    return (n_rows + together - 1) / together * together;
 }
 
 // A row as exact numbers.
@@ -104,11 +118,11 @@ struct ExactRow {
 // scales); subnormal scales; the greatest scales. The last row ends before an unreadable page.
 class StoredMatrix {
 public:
-    // `gap` bytes lie between the rows.
+    // `gap` bytes lie between the rows, unless they are stored together.
     StoredMatrix(Storage storage, int n_rows, int n_cols, std::uint64_t seed, std::size_t gap = 0)
-        : StoredMatrix(storage, n_rows, n_cols, gap,
+        : StoredMatrix(storage, n_rows, n_cols, traits(storage).rows > 1 ? 0 : gap,
                        [storage, random = Random(seed)](int r, int b, std::byte *out) mutable {
-                           fill_block(storage, static_cast<Kind>(r % 4), b, random, out);
+                           fill_block(storage_of_rows(storage), static_cast<Kind>(r % 4), b, random, out);
                        }) {}
 
     // In q4_1: row r is zero but for 15 in column first_col + r, so that products show single activations.
@@ -127,6 +141,7 @@ public:
     std::size_t row_bytes() const { return row_bytes_; }
     int n_rows() const { return static_cast<int>(exact_.size()); }
     int n_cols() const { return static_cast<int>(exact_[0].values.size()); }
+    // Row r, or the rows that are stored together of which r is the first.
     const std::byte *row(int r) const { return memory_.data() + static_cast<std::size_t>(r) * row_bytes_; }
     const ExactRow &exact(int r) const { return exact_[static_cast<std::size_t>(r)]; }
     Tensor tensor() const {
@@ -156,11 +171,15 @@ private:
                 fill(r, b, out);
             ExactRow exact;
             for (std::size_t c = 0; c < static_cast<std::size_t>(n_cols); ++c) {
-                const StoredValue value = stored_value(storage, row(r), c);
+                const StoredValue value = stored_value(storage_of_rows(storage), row(r), c);
                 exact.values.push_back(value.value());
                 exact.magnitudes.push_back(value.magnitude());
             }
             exact_.push_back(std::move(exact));
+        }
+        if (storage == Storage::q4_0_16x4) {
+            const std::vector<std::byte> rows(memory_.data(), memory_.data() + memory_.size());
+            interleave_rows(rows.data(), n_rows, n_cols, memory_.data());
         }
     }
 

@@ -25,16 +25,18 @@ namespace {
 
 using Size = std::size_t;
 
-constexpr Storage storages[] = {Storage::f32,  Storage::f16,  Storage::q4_0,
-                                Storage::q4_1, Storage::q8_0, Storage::q4_k};
+constexpr Storage storages[] = {Storage::f32,  Storage::f16,  Storage::q4_0,     Storage::q4_1,
+                                Storage::q8_0, Storage::q4_k, Storage::q4_0_16x4};
 
-// A weight matrix that lies as in a file.
+// A weight matrix that lies as in a file, of n_rows or the next number of them that its storage can have.
 struct Weight {
     StoredMatrix matrix;
     Tensor tensor;
 
     Weight(Storage storage, int n_rows, int n_cols, std::uint64_t seed)
-        : matrix(storage, n_rows, n_cols, seed), tensor(matrix.tensor()) {}
+        : matrix(storage, whole_groups(storage, n_rows), n_cols, seed), tensor(matrix.tensor()) {}
+
+    int n_rows() const { return matrix.n_rows(); }
 };
 
 struct Layer {
@@ -111,10 +113,10 @@ TEST(a_layer_is_within_its_ceilings) {
                         const auto x = Random(2).reals(product(n, n_cols), 1.0f);
                         const auto out = linear(compute, x, n, 3, {{&weight}})[0];
                         for (int t = 0; t < n; ++t) {
-                            for (int r = 0; r < 41; ++r) {
+                            for (int r = 0; r < weight.n_rows(); ++r) {
                                 const Expected exact = expected(*kernels, weight, rounded, x, n, 3, t, r);
-                                check.near(out[product(t, 41) + static_cast<Size>(r)], exact.value,
-                                           exact.ceiling);
+                                check.near(out[product(t, weight.n_rows()) + static_cast<Size>(r)],
+                                           exact.value, exact.ceiling);
                             }
                         }
                     }
@@ -129,7 +131,7 @@ TEST(results_do_not_depend_on_the_number_of_threads) {
         for (const Storage storage : storages) {
             constexpr int n_cols = 256;
             const Weight one(storage, 301, n_cols, 3), other(storage, 301, n_cols, 4);
-            const auto bias = Random(5).reals(301, 1.0f);
+            const auto bias = Random(5).reals(static_cast<Size>(one.n_rows()), 1.0f);
             for (const int n : {1, 3, 33}) {
                 for (const Finish finish : {Finish::none, Finish::gelu, Finish::swiglu}) {
                     const auto x = Random(6).reals(product(n, n_cols), 1.0f);
@@ -151,8 +153,9 @@ TEST(results_do_not_depend_on_the_number_of_threads) {
 TEST(results_do_not_depend_on_the_number_of_rows) {
     for (const Kernels *kernels : available_kernels()) {
         for (const Storage storage : storages) {
-            constexpr int n_cols = 256, n_rows = 50, most = 37;
-            const Weight weight(storage, n_rows, n_cols, 7);
+            constexpr int n_cols = 256, most = 37;
+            const Weight weight(storage, 50, n_cols, 7);
+            const int n_rows = weight.n_rows();
             Compute compute(*kernels, 2, n_cols, true);
             const auto x = Random(8).reals(product(most, n_cols), 1.0f);
             const auto all = linear(compute, x, most, most, {{&weight}})[0];
@@ -177,10 +180,11 @@ TEST(results_do_not_depend_on_the_number_of_rows) {
 
 TEST(the_last_rows_are_precise) {
     for (const Kernels *kernels : available_kernels()) {
-        for (const Storage storage : {Storage::q4_0, Storage::q4_1, Storage::q8_0, Storage::q4_k}) {
+        for (const Storage storage :
+             {Storage::q4_0, Storage::q4_1, Storage::q8_0, Storage::q4_k, Storage::q4_0_16x4}) {
             constexpr int n = 29, n_cols = 512;
-            constexpr std::ptrdiff_t n_rows = 20;
-            const Weight weight(storage, n_rows, n_cols, 9);
+            const Weight weight(storage, 20, n_cols, 9);
+            const std::ptrdiff_t n_rows = weight.n_rows();
             Compute compute(*kernels, 2, n_cols, true);
             const auto x = Random(10).reals(product(n, n_cols), 1.0f);
             const auto quick = linear(compute, x, n, 0, {{&weight}})[0];
@@ -216,24 +220,69 @@ TEST(products_together_are_those_alone) {
 }
 
 TEST(a_layer_of_mixed_storages) {
+    struct Mixture {
+        Storage one, other;
+        int n_rows;
+    };
     for (const Kernels *kernels : available_kernels()) {
-        constexpr int n_cols = 512, n_rows = 33;
-        const Weight one(Storage::q4_0, n_rows, n_cols, 15), other(Storage::f16, n_rows, n_cols, 16);
-        const auto bias = Random(17).reals(n_rows, 1.0f);
-        Compute compute(*kernels, 2, n_cols, true);
-        for (const int n : {1, 9}) {
-            const auto x = Random(18).reals(product(n, n_cols), 1.0f);
-            const auto mixed = linear(compute, x, n, 1, {{&one, &bias}, {&other}});
-            const auto first = linear(compute, x, n, 1, {{&one, &bias}})[0];
-            const auto second = linear(compute, x, n, 1, {{&other}})[0];
-            CHECK(same_bits(mixed[0], first));
-            CHECK(same_bits(mixed[1], second));
-            const auto gelus = linear(compute, x, n, 1, {{&one, &bias}, {&other}}, Finish::gelu);
-            CHECK(same_bits(gelus[0], linear(compute, x, n, 1, {{&one, &bias}}, Finish::gelu)[0]));
-            const auto gated = linear(compute, x, n, 1, {{&one, &bias}, {&other}}, Finish::swiglu)[0];
-            auto gate = first;
-            kernels->silu_multiply(gate.data(), second.data(), static_cast<int>(gate.size()));
-            CHECK(same_bits(gated, gate));
+        for (const auto &[storage, other_storage, n_rows] :
+             {Mixture{Storage::q4_0, Storage::f16, 33}, Mixture{Storage::q4_0, Storage::q4_0_16x4, 48},
+              Mixture{Storage::q4_0_16x4, Storage::q4_0, 48}}) {
+            constexpr int n_cols = 512;
+            const Weight one(storage, n_rows, n_cols, 15), other(other_storage, n_rows, n_cols, 16);
+            const auto bias = Random(17).reals(static_cast<Size>(n_rows), 1.0f);
+            Compute compute(*kernels, 2, n_cols, true);
+            for (const int n : {1, 9}) {
+                const auto x = Random(18).reals(product(n, n_cols), 1.0f);
+                const auto mixed = linear(compute, x, n, 1, {{&one, &bias}, {&other}});
+                const auto first = linear(compute, x, n, 1, {{&one, &bias}})[0];
+                const auto second = linear(compute, x, n, 1, {{&other}})[0];
+                CHECK(same_bits(mixed[0], first));
+                CHECK(same_bits(mixed[1], second));
+                const auto gelus = linear(compute, x, n, 1, {{&one, &bias}, {&other}}, Finish::gelu);
+                CHECK(same_bits(gelus[0], linear(compute, x, n, 1, {{&one, &bias}}, Finish::gelu)[0]));
+                const auto gated = linear(compute, x, n, 1, {{&one, &bias}, {&other}}, Finish::swiglu)[0];
+                auto gate = first;
+                kernels->silu_multiply(gate.data(), second.data(), static_cast<int>(gate.size()));
+                CHECK(same_bits(gated, gate));
+            }
+        }
+    }
+}
+
+// Many rows meet the same numbers in the same order, whichever way these are stored.
+TEST(interleaved_rows_are_those_of_q4_0) {
+    for (const Kernels *kernels : available_kernels()) {
+        constexpr int n_cols = 288, n_rows = 304;
+        const Weight groups(Storage::q4_0_16x4, n_rows, n_cols, 30), rows(Storage::q4_0, n_rows, n_cols, 30);
+        for (const int n_threads : {1, 3}) {
+            Compute compute(*kernels, n_threads, n_cols, true);
+            for (const int n : {2, 7, 19, 40}) {
+                const auto x = Random(31).reals(product(n, n_cols), 1.0f);
+                CHECK(same_bits(linear(compute, x, n, 2, {{&groups}})[0],
+                                linear(compute, x, n, 2, {{&rows}})[0]));
+            }
+        }
+    }
+}
+
+// Large enough that the threads share one row of activations, and that its sums are added in two pieces.
+TEST(threads_share_whole_groups_of_rows) {
+    for (const Kernels *kernels : available_kernels()) {
+        constexpr int n_cols = 288, n_rows = 1040;
+        const Weight weight(Storage::q4_0_16x4, n_rows, n_cols, 32);
+        const auto x = Random(33).reals(n_cols, 1.0f), before = Random(34).reals(n_rows, 100.0f);
+        for (const int n_threads : {1, 2, 3, 7}) {
+            Checker check(*kernels, "groups of rows, threads", n_threads);
+            Compute compute(*kernels, n_threads, n_cols, false);
+            const auto out = linear(compute, x, 1, 1, {{&weight}})[0];
+            const auto added = linear(compute, x, 1, 1, {{&weight, nullptr, &before}})[0];
+            for (int r = 0; r < n_rows; ++r) {
+                const auto i = static_cast<Size>(r);
+                const Expected exact = expected(*kernels, weight, false, x, 1, 1, 0, r);
+                check.near(out[i], exact.value, exact.ceiling);
+                check.that(check::same_bits(added[i], before[i] + out[i]), "another sum");
+            }
         }
     }
 }
@@ -241,9 +290,10 @@ TEST(a_layer_of_mixed_storages) {
 TEST(bias_accumulation_and_finish) {
     for (const Kernels *kernels : available_kernels()) {
         for (const Storage storage : storages) {
-            constexpr int n_cols = 256, n_rows = 37;
-            const Weight one(storage, n_rows, n_cols, 19), other(storage, n_rows, n_cols, 20);
-            const auto bias = Random(21).reals(n_rows, 2.0f);
+            constexpr int n_cols = 256;
+            const Weight one(storage, 37, n_cols, 19), other(storage, 37, n_cols, 20);
+            const int n_rows = one.n_rows();
+            const auto bias = Random(21).reals(static_cast<Size>(n_rows), 2.0f);
             Compute compute(*kernels, 2, n_cols, false);
             for (const int n : {1, 10}) {
                 Checker check(*kernels, "finish of " + std::string(traits(storage).name), n);

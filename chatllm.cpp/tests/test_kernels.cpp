@@ -296,6 +296,22 @@ TEST(unpacking_follows_the_file_format) {
     }
 }
 
+TEST(rows_that_are_stored_together_are_separated) {
+    for (const int n_cols : {32, 64, 96, 1024}) {
+        Checker check("separate_rows of size " + std::to_string(n_cols));
+        // The same numbers.
+        const StoredMatrix groups(Storage::q4_0_16x4, 2 * interleaved_rows, n_cols, 19);
+        const StoredMatrix rows(Storage::q4_0, 2 * interleaved_rows, n_cols, 19);
+        for (int first = 0; first < rows.n_rows(); first += interleaved_rows) {
+            Fenced<std::byte> separated(interleaved_rows * rows.row_bytes());
+            separate_rows(groups.row(first), n_cols, separated.data());
+            check.that(std::equal(separated.data(), separated.data() + separated.size(), rows.row(first)),
+                       "put a byte in the wrong place");
+            check.that(separated.is_intact(), "wrote around its result");
+        }
+    }
+}
+
 TEST(elementwise_kernels) {
     for (const Kernels *kernels : available_kernels()) {
         for (const int n : odd_sizes) {

@@ -132,7 +132,7 @@ TEST(weights_are_preloaded) {
 
 TEST(every_type_is_read) {
     for (const TensorType type : {TensorType::f32, TensorType::f16, TensorType::q4_0, TensorType::q4_1,
-                                  TensorType::q8_0, TensorType::q4_k}) {
+                                  TensorType::q8_0, TensorType::q4_k, TensorType::q4_0_16x4}) {
         chatllm::tiny::Settings settings;
         settings.matrices = type;
         settings.ffn_width = 256;
@@ -330,6 +330,48 @@ TEST(the_tensors) {
         wrapping.model.put(model.at(conv + " dims") + 4 * d, std::int32_t{65536});
     wrapping.expect("tensor audio.conv2d1.weight shape" + offset(model.at(conv + " dims") + 4) +
                     ": has more elements than the file could hold");
+}
+
+TEST(rows_that_are_stored_together) {
+    const std::string head = "lm_head.weight", embedding = "model.embed_tokens.weight";
+    constexpr std::string_view together = "is q4_0_16x4 with 16 rows stored together, but the shape is ";
+    const auto check_fails = [&](Damaged &file, const std::string &tensor, std::size_t type_at,
+                                 const std::string &shape) {
+        file.expect("tensor " + tensor + " type" + offset(type_at) + ": " + std::string(together) + shape);
+    };
+    const auto q4_0 = [] { return Damaged({.matrices = TensorType::q4_0}); };
+    constexpr auto interleaved = static_cast<std::int32_t>(TensorType::q4_0_16x4);
+    CHECK_EQ(interleaved, 258);
+    {
+        Damaged sound = q4_0();
+        sound.model.put(query + " type", interleaved);
+        const TemporaryFolder folder;
+        const std::string path = folder.write("m.bin", sound.model.bytes);
+        load(path);
+        CHECK_EQ(ModelFile(path).tensor(query, {64, 64}).n_bytes, 64 * 64 / 32 * 18u);
+    }
+    Damaged odd_rows = q4_0();
+    odd_rows.model.put(head + " type", interleaved);
+    const auto vocab_size = odd_rows.model.get<std::int32_t>(odd_rows.model.at("config vocab_size"));
+    check_fails(odd_rows, head, odd_rows.model.at(head + " type"),
+                "[" + std::to_string(vocab_size) + ", 64]");
+
+    Damaged vector;
+    vector.model.put(norm + " type", interleaved);
+    check_fails(vector, norm, vector.model.at(norm + " type"), "[64]");
+
+    // One more dimension, of 1.
+    Damaged cube = q4_0();
+    const std::size_t dims_at = cube.model.at(query + " dims"), type_at = cube.model.at(query + " type");
+    cube.model.put(dims_at - 4, std::int32_t{3});
+    cube.model.put(type_at, interleaved);
+    cube.model.bytes.insert(dims_at + 4, {1, 0, 0, 0});
+    check_fails(cube, query, type_at + 4, "[64, 1, 64]");
+
+    Damaged one_by_one(
+        {.matrices = TensorType::q4_0_16x4, .types = {{embedding, TensorType::q4_0_16x4}}, .unnamed_ids = 2});
+    one_by_one.expect("tensor " + embedding + offset(one_by_one.model.at(embedding + " data")) +
+                      ": is q4_0_16x4, whose rows cannot be read one by one");
 }
 
 TEST(names_of_tensors) {

@@ -1,6 +1,7 @@
 // Every way of every table to multiply matrices, against exact products and against `scalar`, within the
 // ceilings of ceilings.h.
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -25,7 +26,8 @@ namespace {
 using Size = std::size_t;
 
 constexpr Storage plain_storages[] = {Storage::f32, Storage::f16};
-constexpr Storage quantised_storages[] = {Storage::q4_0, Storage::q4_1, Storage::q8_0, Storage::q4_k};
+constexpr Storage quantised_storages[] = {Storage::q4_0, Storage::q4_1, Storage::q8_0, Storage::q4_k,
+                                          Storage::q4_0_16x4};
 
 struct Way {
     const char *name;
@@ -122,12 +124,18 @@ std::string subject(const Way &way, Storage storage) {
     return std::string(way.name) + " " + std::string(traits(storage).name);
 }
 
+// Rows that are stored together make a tile, or are separated before.
+bool unpacks(const Kernels &kernels, Storage storage) {
+    return traits(storage).rows == 1 || traits(storage).rows == kernels.tile_rows;
+}
+
 // Calls test(kernels, way, storage) for all that multiply.
 template <typename Test> void for_all_ways(Test &&test) {
     for (const Kernels *kernels : available_kernels()) {
         for (const Way &way : ways(*kernels)) {
             if (way.quantised) {
-                for (const Storage storage : quantised_storages) test(*kernels, way, storage);
+                for (const Storage storage : quantised_storages)
+                    if (unpacks(*kernels, storage)) test(*kernels, way, storage);
             } else {
                 for (const Storage storage : plain_storages) test(*kernels, way, storage);
             }
@@ -197,10 +205,11 @@ TEST(products_are_those_of_scalar) {
         for (const int n_cols : {256, 1024}) {
             Checker check(kernels, subject(way, storage) + " beside scalar", n_cols);
             const Case made(kernels, way, storage, n_cols);
+            const Case in_rows(kernels, way, storage_of_rows(storage), n_cols);  // the same numbers
             const auto products = made.products(way, check);
             for (int t = 0; t < made.x.n; ++t) {
                 for (int r = 0; r < made.w.n_rows(); ++r) {
-                    const float plain = multiply(reference, made.w, r, 1, made.x, t, 1, check)[0];
+                    const float plain = multiply(reference, in_rows.w, r, 1, made.x, t, 1, check)[0];
                     const Expected ours = expected_product(way.rounding, made.w.exact(r), made.x.row(t));
                     const Expected theirs =
                         expected_product(reference.rounding, made.w.exact(r), made.x.row(t));
@@ -218,8 +227,8 @@ TEST(a_product_does_not_depend_on_its_neighbours) {
             Checker check(kernels, subject(way, storage) + " among others", n_cols);
             const Case made(kernels, way, storage, n_cols);
             const auto all = made.products(way, check);
-            const int step = n_cols < 300 ? 1 : 7;
-            for (int n_rows = 1; n_rows <= made.w.n_rows(); n_rows += step) {
+            const int together = traits(storage).rows, step = std::max(n_cols < 300 ? 1 : 7, together);
+            for (int n_rows = together; n_rows <= made.w.n_rows(); n_rows += step) {
                 for (int n_tokens = 1; n_tokens <= made.x.n; ++n_tokens) {
                     const int first_row = made.w.n_rows() - n_rows, first_token = made.x.n - n_tokens;
                     const auto some =
@@ -243,7 +252,8 @@ TEST(products_are_added_to_what_is_there) {
         const int n_cols = 256;
         Checker check(kernels, subject(way, storage) + " added", n_cols);
         const Case made(kernels, way, storage, n_cols);
-        for (int n_rows = 1; n_rows <= made.w.n_rows(); n_rows += 3) {
+        const int together = traits(storage).rows;
+        for (int n_rows = together; n_rows <= made.w.n_rows(); n_rows += std::max(3, together)) {
             for (int n_tokens = 1; n_tokens <= made.x.n; ++n_tokens) {
                 const auto products = multiply(way, made.w, 0, n_rows, made.x, 0, n_tokens, check);
                 const auto before = Random(3).reals(products.size(), 100.0f);
@@ -303,6 +313,19 @@ TEST(zeros_give_zeros_and_no_number_spoils_another_row) {
                     }
                 }
             }
+        }
+    });
+}
+
+TEST(interleaved_rows_are_those_of_q4_0) {
+    for_all_ways([](const Kernels &kernels, const Way &way, Storage storage) {
+        if (storage != Storage::q4_0_16x4) return;
+        for (const int n_cols : sizes(storage)) {
+            Checker check(kernels, subject(way, storage) + " beside q4_0", n_cols);
+            const auto products = Case(kernels, way, storage, n_cols).products(way, check);
+            const auto in_rows = Case(kernels, way, Storage::q4_0, n_cols).products(way, check);
+            for (Size i = 0; i < products.size(); ++i)
+                check.that(same_bits(products[i], in_rows[i]), "another product");
         }
     });
 }
@@ -394,8 +417,8 @@ std::vector<float> multiply_vector(const VectorProduct &product, const StoredMat
 // Calls test(kernels, product, storage) for all that multiply vectors.
 template <typename Test> void for_all_vector_products(Test &&test) {
     for (const Kernels *kernels : available_kernels()) {
-        for (const Storage storage :
-             {Storage::f32, Storage::f16, Storage::q4_0, Storage::q4_1, Storage::q8_0, Storage::q4_k}) {
+        for (const Storage storage : {Storage::f32, Storage::f16, Storage::q4_0, Storage::q4_1, Storage::q8_0,
+                                      Storage::q4_k, Storage::q4_0_16x4}) {
             const VectorProduct *product = kernels->vector_product(storage);
             if (product != nullptr) test(*kernels, *product, storage);
         }
@@ -421,12 +444,13 @@ TEST(vector_products_are_within_their_ceilings) {
         }
         for (const int n_cols : all_sizes) {
             Checker check(kernels, vector_subject(storage), n_cols);
-            const StoredMatrix w(storage, 11, n_cols, 7, storage == Storage::f32 ? 4 : 2);
+            const int together = traits(storage).rows, n_rows = together == 1 ? 11 : 3 * together;
+            const StoredMatrix w(storage, n_rows, n_cols, 7, storage == Storage::f32 ? 4 : 2);
             for (int t = 0; t < 4; ++t) {
                 const Activations x = telling_activations(t + 1, n_cols, 8);
-                for (int first_row = 0; first_row < w.n_rows(); ++first_row) {
+                for (int first_row = 0; first_row < n_rows; first_row += together) {
                     const auto products = multiply_vector(product, w, first_row, x.row(t), check);
-                    for (int r = first_row; r < w.n_rows(); ++r) {
+                    for (int r = first_row; r < n_rows; ++r) {
                         const Expected expected =
                             expected_product(vector_rounding(product), w.exact(r), x.row(t));
                         check.near(products[static_cast<Size>(r - first_row)], expected.value,
@@ -442,7 +466,7 @@ TEST(vector_products_of_what_is_no_number) {
     for_all_vector_products([](const Kernels &kernels, const VectorProduct &product, Storage storage) {
         constexpr int n_cols = 512;
         Checker check(kernels, vector_subject(storage) + ", special", n_cols);
-        const StoredMatrix w(storage, 5, n_cols, 9);
+        const StoredMatrix w(storage, whole_groups(storage, 5), n_cols, 9);
         const auto products = [&](float everywhere, float somewhere) {
             std::vector<float> x(n_cols, everywhere);
             x[100] = somewhere;

@@ -149,7 +149,7 @@ TEST(two_objects_speak_to_their_own_hosts) {
 
 TEST(the_number_of_threads_changes_no_bit) {
     for (const TensorType type : {TensorType::f32, TensorType::f16, TensorType::q8_0, TensorType::q4_0,
-                                  TensorType::q4_1, TensorType::q4_k}) {
+                                  TensorType::q4_1, TensorType::q4_k, TensorType::q4_0_16x4}) {
         const Files files({.matrices = type, .ffn_width = 256});
         std::string text;
         std::vector<std::vector<float>> logits;
@@ -188,7 +188,7 @@ TEST(instruction_sets_agree_on_few_channels) {
 
 TEST(instruction_sets_agree) {
     for (const TensorType type : {TensorType::f32, TensorType::f16, TensorType::q8_0, TensorType::q4_0,
-                                  TensorType::q4_1, TensorType::q4_k}) {
+                                  TensorType::q4_1, TensorType::q4_k, TensorType::q4_0_16x4}) {
         const Files files({.matrices = type, .ffn_width = 256});
         std::vector<float> reference;
         for (const chatllm::Kernels *kernels : chatllm::available_kernels()) {
@@ -206,6 +206,29 @@ TEST(instruction_sets_agree) {
     }
     const Environment isa("CHATLLM_ISA", "abacus");
     check_start_fails(Files().words(), "CHATLLM_ISA=abacus: this processor offers scalar");
+}
+
+TEST(interleaved_rows_say_what_q4_0_says) {
+    // The same numbers in both.
+    const Files rows({.matrices = TensorType::q4_0, .ffn_width = 256, .unnamed_ids = 2});
+    const Files groups({.matrices = TensorType::q4_0_16x4, .ffn_width = 256, .unnamed_ids = 2});
+    for (const chatllm::Kernels *kernels : chatllm::available_kernels()) {
+        const Environment isa("CHATLLM_ISA", kernels->name);
+        Host q4_0, q4_0_16x4;
+        CHECK_EQ(q4_0.start(rows.words()), 0);
+        CHECK_EQ(q4_0_16x4.start(groups.words()), 0);
+        for (Host *host : {&q4_0, &q4_0_16x4}) {
+            host->trace();
+            CHECK_EQ(host->transcribe(rows.clip), 0);
+        }
+        CHECK(!q4_0.logits.empty());
+        // One token at a time may meet activations of fewer bits.
+        CHECK(distance(q4_0.logits[0], q4_0_16x4.logits[0]) < 1e-2);
+        if (kernels == &chatllm::scalar_kernels()) {
+            CHECK_EQ(q4_0_16x4.text, q4_0.text);
+            CHECK(q4_0_16x4.logits == q4_0.logits);
+        }
+    }
 }
 
 TEST(the_encoders_windows_are_an_option) {
@@ -295,6 +318,13 @@ TEST(models_that_cannot_be_loaded) {
     check_start_fails({"-m", files.model, "--warp"}, "option --warp is unknown");
     check_start_fails(files.words({"--set", "language", "xx"}),
                       "language 'xx' is unknown to the model (known: Chinese, English)");
+
+    const std::string embedding = "model.embed_tokens.weight";
+    const auto interleaved = write_model({.types = {{embedding, TensorType::q4_0_16x4}}, .unnamed_ids = 2});
+    check_start_fails({"-m", files.folder.write("rows.bin", interleaved.bytes)},
+                      "rows.bin: tensor " + embedding + " at offset " +
+                          std::to_string(interleaved.at(embedding + " data")) +
+                          ": is q4_0_16x4, whose rows cannot be read one by one");
 
     auto model = write_model();
     const std::size_t at = model.bytes.find("<|audio_pad|>");

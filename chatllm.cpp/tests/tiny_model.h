@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "interleaved.h"
 #include "kernels/kernels.h"
 #include "model/tensor.h"
 #include "random.h"
@@ -21,11 +22,14 @@ namespace chatllm::tiny {
 
 struct Settings {
     std::uint64_t seed = 1;
-    TensorType matrices = TensorType::f16;                   // rows that its block does not divide become f16
+    // Rows that its block does not divide become f16. With q4_0_16x4 the embedding, and what is no matrix of
+    // whole groups of rows, are q4_0.
+    TensorType matrices = TensorType::f16;
     std::map<std::string, TensorType, std::less<>> types{};  // of single tensors, by name
     int ffn_width = 64;  // of encoder and decoder; 256 where rows of q4_K are wanted
     int max_length = 512;
-    int channels = 8;  // of the convolutions
+    int channels = 8;     // of the convolutions
+    int unnamed_ids = 5;  // behind the added tokens, as in the official vocabulary; 2 make 272 ids
 };
 
 struct Model {
@@ -82,8 +86,7 @@ public:
             merge.erase(merge.find(' '), 1);
             tokens_.push_back(merge);
         }
-        // A few ids behind the added tokens name nothing, as in the official vocabulary.
-        vocab_size_ = static_cast<std::int32_t>(tokens_.size() + added_tokens.size()) + 5;
+        vocab_size_ = static_cast<std::int32_t>(tokens_.size() + added_tokens.size()) + settings_.unnamed_ids;
 
         mark("magic").text("ggmm");
         mark("version").i32(1);
@@ -228,15 +231,29 @@ private:
     }
 
     void matrix(const std::string &name, std::vector<int> dims) {
-        const auto chosen = settings_.types.find(name);
-        TensorType type = chosen == settings_.types.end() ? settings_.matrices : chosen->second;
+        TensorType type = type_of(name, dims);
         if (dims.back() % traits(type).block != 0) type = TensorType::f16;
         record(name, dims, type);
+        const std::size_t at = model_.bytes.size();
         std::size_t n = 1;
         for (const int dim : dims) n *= static_cast<std::size_t>(dim);
         const float amplitude = 0.25f;
         for (std::size_t i = 0; i < n / static_cast<std::size_t>(traits(type).block); ++i)
             block(type, amplitude);
+        if (type == TensorType::q4_0_16x4) {
+            const std::string rows = model_.bytes.substr(at);
+            check::interleave_rows(reinterpret_cast<const std::byte *>(rows.data()), dims[0], dims[1],
+                                   reinterpret_cast<std::byte *>(model_.bytes.data() + at));
+        }
+    }
+
+    TensorType type_of(const std::string &name, const std::vector<int> &dims) const {
+        const auto chosen = settings_.types.find(name);
+        if (chosen != settings_.types.end()) return chosen->second;
+        const bool row_by_row =
+            name == "model.embed_tokens.weight" || dims.size() != 2 || dims[0] % interleaved_rows != 0;
+        if (settings_.matrices == TensorType::q4_0_16x4 && row_by_row) return TensorType::q4_0;
+        return settings_.matrices;
     }
 
     // A block of random quants under a scale that keeps its values within the amplitude.
@@ -253,6 +270,7 @@ private:
             half(random_.real(amplitude));
             return;
         case TensorType::q4_0:
+        case TensorType::q4_0_16x4:
             half(amplitude / 8);
             return quants(16);
         case TensorType::q4_1:

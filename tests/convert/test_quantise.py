@@ -110,8 +110,8 @@ def test_magnitudes_beyond_half_precision_are_refused(type: TensorType) -> None:
 
 
 def test_rows_that_blocks_do_not_divide_fall_back_to_f16() -> None:
-    assert stored_type((100,), TensorType.Q4_0) == TensorType.F32
-    assert stored_type((4, 1, 3, 3), TensorType.Q8_0) == TensorType.F16
-    assert stored_type((4, 1, 3, 3), TensorType.F32) == TensorType.F32
-    assert stored_type((3, 64), TensorType.Q4_1) == TensorType.Q4_1
-    assert stored_type((3, 48), TensorType.Q4_1) == TensorType.F16
+    assert stored_type("a", (100,), TensorType.Q4_0) == TensorType.F32
+    assert stored_type("a", (4, 1, 3, 3), TensorType.Q8_0) == TensorType.F16
+    assert stored_type("a", (4, 1, 3, 3), TensorType.F32) == TensorType.F32
+    assert stored_type("a", (3, 64), TensorType.Q4_1) == TensorType.Q4_1
+    assert stored_type("a", (3, 48), TensorType.Q4_1) == TensorType.F16

@@ -18,6 +18,7 @@ from helpers.container import CONFIG_FIELDS
 
 MATRIX = "model.layers.0.mlp.gate_proj.weight"  # [128, 64], q8_0
 TWIN = "model.layers.0.mlp.down_proj.weight"  # a name of the same length
+EMBEDDING = "model.embed_tokens.weight"  # [400, 64], q8_0
 VECTOR = "model.norm.weight"  # [64], f32
 
 
@@ -126,6 +127,7 @@ def bad_models(sound: SoundFile) -> list[BadFile]:
     data = s.data
     matrix, vector = s.records[MATRIX], s.records[VECTOR]
     conv, twin = s.records["audio.conv2d1.weight"], s.records[TWIN]
+    embedding = s.records[EMBEDDING]
     first = min(s.records.values(), key=lambda record: record.start)
     last = max(s.records.values(), key=lambda record: record.start)
     files: list[BadFile] = []
@@ -380,6 +382,21 @@ def bad_models(sound: SoundFile) -> list[BadFile]:
     )
     add("with a matrix of a shorter type", s.patched(matrix.type, 2), "tensor ")
     add("with a matrix of a longer type", s.patched(matrix.type, 0), "tensor ")
+    for label, record, shape in (
+        ("seven and a half groups of rows", matrix, (120, 64)),
+        ("a single dimension", vector, (64,)),
+        ("three dimensions", matrix, (16, 1, 64)),
+    ):
+        interleaved = s.patched(record.dims - 4, len(shape), *shape, 258)
+        says = f"is q4_0_16x4 with 16 rows stored together, but the shape is {list(shape)}"
+        type_at = record.dims + 4 * len(shape)
+        add(f"with interleaved rows of {label}", interleaved, f" type {at(type_at)} {says}")
+    rows = s.patched(embedding.type, 258)
+    add(
+        "with interleaved rows of the embedding",
+        rows[: embedding.data + 400 * 64 // 32 * 18] + data[embedding.end :],
+        f"tensor {EMBEDDING} at offset {embedding.data}: is q4_0_16x4, whose rows cannot be read one by one",
+    )
     half = s.patched(vector.type, 1)[: vector.data + 128] + data[vector.end :]
     add("with a vector of halves", half, f"tensor {VECTOR} at offset {vector.data}: is f16")
     padded = next(record for record in s.records.values() if record.padding < record.data)

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from asrswitch.convert.quantise import TensorType, encode, stored_type
 
-F32, F16, Q4_0, Q4_1, Q8_0 = 0, 1, 2, 3, 8
-_BLOCKS = {F32: (1, 4), F16: (1, 2), Q4_0: (32, 18), Q4_1: (32, 20), Q8_0: (32, 34)}
+F32, F16, Q4_0, Q4_1, Q8_0, Q4_0_16X4 = 0, 1, 2, 3, 8, 258
+_BLOCKS = {
+    F32: (1, 4), F16: (1, 2), Q4_0: (32, 18), Q4_1: (32, 20), Q8_0: (32, 34), Q4_0_16X4: (32, 18)
+}  # fmt: skip
 
 CONFIG_FIELDS = [
     "dtype",
@@ -57,7 +59,11 @@ class Tensor:
 
     def values(self) -> NDArray[np.float32]:
         """The weights as float32, in `shape`."""
-        return dequantise_blocks(self.data, self.type).reshape(self.shape)
+        if self.type == Q4_0_16X4:
+            data, type = separate(self.data, self.shape[1]), Q4_0
+        else:
+            data, type = self.data, self.type
+        return dequantise_blocks(data, type).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,20 @@ def dequantise_blocks(data: bytes, type_code: int) -> NDArray[np.float32]:
     return values.reshape(-1)
 
 
+def separate(data: bytes, columns: int) -> bytes:
+    """A matrix of q4_0_16x4 as q4_0, `columns` wide, byte by byte from the description of the format.
+
+    Sixteen rows together have 288 bytes for each 32 columns: scales of 2 bytes by row, then in four pieces of
+    64 bytes four bytes by row.
+    """
+    places = []  # of each byte of row r's block of 18: its scale, and nibble bytes 0 to 15
+    for r in range(16):
+        places += [2 * r, 2 * r + 1]
+        places += [32 + 64 * (byte // 4) + 4 * r + byte % 4 for byte in range(16)]
+    blocks = np.frombuffer(data, np.uint8).reshape(-1, columns // 32, 288)[:, :, places]
+    return blocks.reshape(-1, columns // 32, 16, 18).swapaxes(1, 2).tobytes()
+
+
 def _halves(columns: NDArray[np.uint8]) -> NDArray[np.float32]:
     """[n, 2] bytes of half-precision numbers → [n, 1]."""
     return np.asarray(columns.copy().view("<f2"), np.float32)
@@ -153,7 +173,7 @@ def rewrite(source: Path, target: Path, type: TensorType) -> None:
         for name, tensor in container.tensors.items():
             raw = name.encode()
             shape = tensor.shape
-            stored = stored_type(shape, type)
+            stored = stored_type(name, shape, type)
             file.write(struct.pack("<i", len(raw)) + raw)
             file.write(struct.pack(f"<{len(shape) + 2}i", len(shape), *shape, stored))
             file.write(bytes(-file.tell() % 16))

@@ -67,10 +67,7 @@ float read_f16(const std::byte *at) {
 
 void unpack_f16(const std::byte *row, int n, float *out) {
     int i = 0;
-    for (; i + 8 <= n; i += 8) {
-        const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i *>(row + 2 * i));
-        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(halves));
-    }
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, load_halves(row + 2 * i));
     for (; i < n; ++i) out[i] = read_f16(row + 2 * i);
 }
 
@@ -213,7 +210,7 @@ static_assert(n_panel_rows <= 8);
 
 // The next eight halves as floats, or the first n of them and zeros.
 __m256 load_halves(const void *at, int n) {
-    if (n >= 8) return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i *>(at)));
+    if (n >= 8) return load_halves(static_cast<const std::byte *>(at));
     alignas(16) std::uint16_t halves[8] = {};
     __builtin_memcpy(halves, at, 2 * size(n));
     return _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i *>(halves)));
@@ -352,6 +349,31 @@ void unpack_bytes(const std::byte *const rows[8], int n_cols, __m256i present, s
     }
 }
 
+// A group of q4_0_16x4, whose pieces lie as in a tile.
+void unpack_group(const std::byte *group, int n_cols, std::byte *tile) {
+    const __m256i low = _mm256_set1_epi8(15);
+    std::byte *scales = tile + scales_at(n_cols);
+    std::byte *offsets = tile + offsets_at(n_cols);
+    for (Size b = n_blocks(n_cols); b > 0; --b) {
+        UNROLL for (Size v = 0; v < n_tile_registers; ++v) {
+            const __m256 scale = load_halves(group + 16 * v);
+            store_words(scales + v * lane_bytes, _mm256_castps_si256(scale));
+            store_words(offsets + v * lane_bytes,
+                        _mm256_castps_si256(_mm256_mul_ps(scale, _mm256_set1_ps(-8.0f))));
+        }
+        group += group_scales_bytes;
+        UNROLL for (Size at = 0; at < block_bytes / 2; at += lane_bytes) {
+            const __m256i nibbles = load_words(group + at);
+            store_words(tile + at, _mm256_and_si256(nibbles, low));
+            store_words(tile + block_bytes / 2 + at, _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), low));
+        }
+        group += block_bytes / 2;
+        tile += block_bytes;
+        scales += tile_step;
+        offsets += tile_step;
+    }
+}
+
 // A row of q4_K into its lane of a tile, by way of plain code.
 void unpack_super_blocks(const std::byte *row, int n_cols, Size r, std::byte *tile) {
     constexpr int super_block = 256;
@@ -373,6 +395,7 @@ void unpack_super_blocks(const std::byte *row, int n_cols, Size r, std::byte *ti
 
 void unpack_quant_tile(Storage storage, const std::byte *rows, Size row_bytes, int n_rows, int n_cols,
                        std::byte *tile) {
+    if (storage == Storage::q4_0_16x4) return unpack_group(rows, n_cols, tile);
     if (storage == Storage::q4_k) {
         if (n_rows < n_tile_rows) __builtin_memset(tile, 0, quant_tile_bytes(n_cols));
         for (int r = 0; r < n_rows; ++r)
@@ -396,6 +419,15 @@ struct Words {
         return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
     }
 };
+
+// Of 8 bits: 16 are enough for the sums of a block of nibbles.
+struct Bytes {
+    static __m256i add(__m256i sums, __m256i a, __m256i b) {
+        return _mm256_add_epi16(sums, _mm256_maddubs_epi16(a, b));
+    }
+    static __m256i words(__m256i sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
+};
+static_assert(quant_block / 2 * 15 * 127 < 32768);
 
 // --- One vector against rows as they are stored.
 
@@ -435,6 +467,7 @@ const VectorProduct *vector_product(Storage storage) {
                                         multiply_stream<Words, NibbleRow>};
     static constexpr VectorProduct q8_0{16, stream_bytes<ByteRow>, prepare_stream<ByteRow>,
                                         multiply_stream<Words, ByteRow>};
+    static constexpr VectorProduct q4_0_16x4{8, quant_row_bytes<1>, prepare_group, multiply_groups<Bytes>};
     static constexpr VectorProduct f32{32, single_row_bytes, prepare_plain, multiply_plain<Storage::f32>};
     static constexpr VectorProduct f16{32, single_row_bytes, prepare_plain, multiply_plain<Storage::f16>};
     switch (storage) {
@@ -442,6 +475,8 @@ const VectorProduct *vector_product(Storage storage) {
         return &q4_0;
     case Storage::q8_0:
         return &q8_0;
+    case Storage::q4_0_16x4:
+        return &q4_0_16x4;
     case Storage::f32:
         return &f32;
     case Storage::f16:

@@ -251,6 +251,10 @@ BF16 void multiply_half(const std::byte *tile, int n_rows, const std::byte *pane
 constexpr int n_planes = 12;  // of a panel: sums in registers beside those in single precision
 constexpr Size block_bytes = 8 * lane_bytes;
 
+// Of q4_0_16x4, for 32 columns of its sixteen rows.
+constexpr Size interleaved_scale_bytes = 2 * interleaved_rows;
+constexpr Size interleaved_block_bytes = 18 * interleaved_rows;
+
 Size n_blocks(int n_cols) { return size(n_cols) / quant_block; }
 Size scales_at(int n_cols) { return n_blocks(n_cols) * block_bytes; }
 Size offsets_at(int n_cols) { return scales_at(n_cols) + n_blocks(n_cols) * lane_bytes; }
@@ -352,6 +356,24 @@ void unpack_bytes(const std::byte *const rows[16], int n_cols, __mmask16 present
     }
 }
 
+// A group of q4_0_16x4, which has the order of a tile.
+void unpack_interleaved(const std::byte *group, int n_cols, std::byte *tile) {
+    const __m512i low = _mm512_set1_epi8(15);
+    const __m512i shift = _mm512_set1_epi8(128 - 8);
+    for (Size b = 0; b < n_blocks(n_cols); ++b, group += interleaved_block_bytes) {
+        const __m256i scales = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(group));
+        _mm512_storeu_ps(tile + scales_at(n_cols) + b * lane_bytes, _mm512_cvtph_ps(scales));
+        std::byte *out = tile + b * block_bytes;
+        UNROLL for (Size g = 0; g < 4; ++g) {
+            const __m512i packed = _mm512_loadu_si512(group + interleaved_scale_bytes + g * lane_bytes);
+            const __m512i lower = _mm512_and_si512(packed, low);
+            const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+            _mm512_storeu_si512(out + g * lane_bytes, _mm512_add_epi8(lower, shift));
+            _mm512_storeu_si512(out + (g + 4) * lane_bytes, _mm512_add_epi8(upper, shift));
+        }
+    }
+}
+
 // By way of plain code.
 void unpack_q4_k(const std::byte *rows, Size row_bytes, int n_rows, int n_cols, std::byte *tile) {
     constexpr int piece = 256;  // a super-block
@@ -396,6 +418,8 @@ void unpack_quant_tile(Storage storage, const std::byte *rows, Size row_bytes, i
         return unpack_bytes(each, n_cols, present, tile);
     case Storage::q4_k:
         return unpack_q4_k(rows, row_bytes, n_rows, n_cols, tile);
+    case Storage::q4_0_16x4:
+        return unpack_interleaved(rows, n_cols, tile);
     case Storage::f32:
     case Storage::f16:
         return;
@@ -746,6 +770,45 @@ template <int BlockBytes> void multiply_stream(const std::byte *rows, Size row_b
                                                                                    n_cols, prepared, out);
 }
 
+// q4_0_16x4: a lane is a row, and a group is read from its beginning to its end.
+//
+// Prepared: a panel of one row.
+void prepare_interleaved(const float *x, int n_cols, std::byte *prepared) {
+    pack_quants<1>(x, 0, 1, n_cols, prepared);
+}
+
+__m512 multiply_group(const std::byte *group, Size blocks, const std::byte *prepared) {
+    const __m512i low = _mm512_set1_epi8(15);
+    const __m512i high = _mm512_set1_epi8(static_cast<char>(0xf0));
+    __m512 sums = _mm512_setzero_ps();
+    for (; blocks > 0; --blocks, group += interleaved_block_bytes, prepared += record_bytes<1>(1)) {
+        UNROLL for (Size line = 0; line < interleaved_block_bytes; line += 64)
+            _mm_prefetch(reinterpret_cast<const char *>(group + near_distance + line), _MM_HINT_T0);
+        // The upper nibbles stay where they are, sixteen times their value, as is what their bias of 8 takes
+        // away.
+        __m512i lower = _mm512_setzero_si512();
+        __m512i upper = broadcast_word(prepared + quant_block);
+        UNROLL for (Size g = 0; g < 4; ++g) {
+            const __m512i packed = _mm512_loadu_si512(group + interleaved_scale_bytes + g * lane_bytes);
+            const std::byte *words = prepared + 4 * g;
+            lower = _mm512_dpbusd_epi32(lower, _mm512_and_si512(packed, low), broadcast_word(words));
+            upper = _mm512_dpbusd_epi32(upper, _mm512_and_si512(packed, high), broadcast_word(words + 16));
+        }
+        const __m512 products = _mm512_cvtepi32_ps(_mm512_add_epi32(lower, _mm512_srai_epi32(upper, 4)));
+        const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(group));
+        const __m512 scales =
+            _mm512_mul_ps(_mm512_cvtph_ps(halves), broadcast_float(prepared + quant_block + 4));
+        sums = _mm512_fmadd_ps(products, scales, sums);
+    }
+    return sums;
+}
+
+void multiply_interleaved(const std::byte *rows, Size row_bytes, int n_rows, int n_cols,
+                          const std::byte *prepared, float *out) {
+    for (int r = 0; r < n_rows; r += interleaved_rows)
+        _mm512_storeu_ps(out + r, multiply_group(rows + size(r) * row_bytes, n_blocks(n_cols), prepared));
+}
+
 // f32 and f16: the vector as it is.
 Size plain_bytes(int n_cols) { return single_row_bytes(n_cols); }
 
@@ -782,6 +845,8 @@ template <Storage Stored> void multiply_plain(const std::byte *rows, Size row_by
 const VectorProduct *vector_product(Storage storage) {
     static constexpr VectorProduct q4_0{8, stream_bytes<18>, prepare_stream<18>, multiply_stream<18>};
     static constexpr VectorProduct q8_0{8, stream_bytes<34>, prepare_stream<34>, multiply_stream<34>};
+    static constexpr VectorProduct q4_0_16x4{8, quant_row_bytes<1>, prepare_interleaved,
+                                             multiply_interleaved};
     static constexpr VectorProduct f32{32, plain_bytes, prepare_plain, multiply_plain<Storage::f32>};
     static constexpr VectorProduct f16{32, plain_bytes, prepare_plain, multiply_plain<Storage::f16>};
     switch (storage) {
@@ -789,6 +854,8 @@ const VectorProduct *vector_product(Storage storage) {
         return &q4_0;
     case Storage::q8_0:
         return &q8_0;
+    case Storage::q4_0_16x4:
+        return &q4_0_16x4;
     case Storage::f32:
         return &f32;
     case Storage::f16:

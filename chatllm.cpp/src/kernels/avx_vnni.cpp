@@ -13,6 +13,11 @@ struct Words {
     static __m256i add(__m256i sum, __m256i a, __m256i b) { return _mm256_dpwssd_avx_epi32(sum, a, b); }
 };
 
+struct Bytes {
+    static __m256i add(__m256i sums, __m256i a, __m256i b) { return _mm256_dpbusd_avx_epi32(sums, a, b); }
+    static __m256i words(__m256i sums) { return sums; }
+};
+
 template <int T> void quick_products(const std::byte *tile, int n_rows, const std::byte *panel, int n_cols,
                                      bool accumulate, float *out, Size out_stride) {
     const auto block = [](const std::byte *w, const std::byte *x, __m256i products[T][n_tile_registers]) {
@@ -23,7 +28,7 @@ template <int T> void quick_products(const std::byte *tile, int n_rows, const st
             UNROLL for (Size t = 0; t < T; ++t) {
                 const __m256i activations = broadcast_word(x + 4 * (g * T + t));
                 UNROLL for (int v = 0; v < n_tile_registers; ++v) {
-                    products[t][v] = _mm256_dpbusd_avx_epi32(products[t][v], bytes[v], activations);
+                    products[t][v] = Bytes::add(products[t][v], bytes[v], activations);
                     SETTLE(products[t][v]);
                 }
             }
@@ -45,8 +50,10 @@ const VectorProduct *vector_product(Storage storage) {
                                         multiply_stream<Words, NibbleRow>};
     static constexpr VectorProduct q8_0{16, stream_bytes<ByteRow>, prepare_stream<ByteRow>,
                                         multiply_stream<Words, ByteRow>};
+    static constexpr VectorProduct q4_0_16x4{8, quant_row_bytes<1>, prepare_group, multiply_groups<Bytes>};
     if (storage == Storage::q4_0) return &q4_0;
     if (storage == Storage::q8_0) return &q8_0;
+    if (storage == Storage::q4_0_16x4) return &q4_0_16x4;
     return avx2_kernels().vector_product(storage);
 }
 

@@ -10,11 +10,25 @@
 // the ceilings stated in tests/ceilings.h.
 namespace chatllm {
 
-// How numbers are stored in a model file, with the file format's own numbers.
-enum class Storage : std::int32_t { f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q8_0 = 8, q4_k = 12 };
+// How numbers are stored in a model file, with the file format's own numbers; ours are from 256 on.
+//
+// q4_0_16x4 is q4_0 with the bytes of sixteen rows interleaved, so that the lanes of a register are rows: for
+// each 32 columns the f16 scales of the rows, [16], then their nibbles four bytes at a time, [4][16 rows][4].
+// What q4_0 has in row r at byte 2 + 4 g + i of a block is here at byte 32 + 64 g + 4 r + i of the sixteen's.
+enum class Storage : std::int32_t {
+    f32 = 0,
+    f16 = 1,
+    q4_0 = 2,
+    q4_1 = 3,
+    q8_0 = 8,
+    q4_k = 12,
+    q4_0_16x4 = 258
+};
 
 // Values that share a scale in every quantised storage, and in quantised activations.
 inline constexpr int quant_block = 32;
+// Rows that q4_0_16x4 stores together. A pointer to its rows is one to such a group, and rows come in groups.
+inline constexpr int interleaved_rows = 16;
 // Tiles and panels begin at multiples of this, in bytes.
 inline constexpr std::size_t kernel_alignment = 64;
 
@@ -27,7 +41,8 @@ struct Arithmetic {
     std::size_t (*tile_bytes)(int n_cols);
     std::size_t (*panel_row_bytes)(int n_cols);
     // n_rows <= tile_rows rows that lie row_bytes apart. Quantised arithmetic takes quantised storage, with
-    // n_cols a multiple of its block; the others take f32 and f16.
+    // n_cols a multiple of its block; the others take f32 and f16. Tables whose tiles have as many rows as a
+    // group of q4_0_16x4 take that too; for the others it is separated first.
     void (*unpack)(Storage storage, const std::byte *rows, std::size_t row_bytes, int n_rows, int n_cols,
                    std::byte *tile);
     // 1 <= n_rows <= panel_rows rows that lie `stride` floats apart.
@@ -111,12 +126,15 @@ std::vector<const Kernels *> available_kernels();
 // The named table, or the fastest one when `name` is empty. Throws Error naming those available.
 const Kernels &choose_kernels(std::string_view name);
 
-// One row of any storage as single precision, in plain code.
+// One row of any storage but q4_0_16x4 as single precision, in plain code.
 void unpack_row(Storage storage, const std::byte *row, int n, float *out);
 // A quantised row: value = quant * scale[block] + offset[block], blocks of 32. Storage without offsets leaves
 // `offsets` as it is.
 void unpack_quants(Storage storage, const std::byte *row, int n, std::int8_t *quants, float *scales,
                    float *offsets);
+
+// A group of q4_0_16x4 as its rows in q4_0, one after the other.
+void separate_rows(const std::byte *group, int n_cols, std::byte *rows);
 
 // Conversions that every table shares: IEEE 754 half precision in its bits, and bfloat16.
 float f16_to_f32(std::uint16_t half);

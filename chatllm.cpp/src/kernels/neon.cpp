@@ -311,6 +311,7 @@ void unpack_quant_tile(Storage storage, const std::byte *rows, Size row_bytes, i
         return unpack_q8_0(rows, row_bytes, n_rows, n_cols, tile);
     case Storage::q4_k:
         return unpack_q4_k(rows, row_bytes, n_rows, n_cols, tile);
+    case Storage::q4_0_16x4:
     case Storage::f32:
     case Storage::f16:
         return;
@@ -546,6 +547,66 @@ template <Storage Stored> void multiply_vector(const std::byte *rows, Size row_b
     }
 }
 
+// A group of q4_0_16x4 is four registers of rows as it lies. Prepared: [n_blocks] records of the vector's 32
+// bytes, their scale, and -8 times their sum.
+
+constexpr int n_group_registers = interleaved_rows / n_lanes;
+constexpr Size group_record_bytes = quant_block + 8;
+constexpr Size group_scales_bytes = interleaved_rows * 2;
+constexpr Size piece_bytes = interleaved_rows * 4;  // four bytes of every row
+constexpr Size n_pieces = 4;
+
+Size group_prepared_bytes(int n_cols) { return n_blocks(n_cols) * group_record_bytes; }
+
+void prepare_group(const float *x, int n_cols, std::byte *prepared) {
+    for (Size b = n_blocks(n_cols); b > 0; --b, x += quant_block, prepared += group_record_bytes) {
+        const QuantBlock block = quantise<1>(x);
+        UNROLL for (Size half = 0; half < 2; ++half)
+            store_bytes(prepared + 16 * half, vreinterpretq_u8_s8(lower_bytes(block.quants + 2 * half)));
+        write(prepared + quant_block, block.scale);
+        write(prepared + quant_block + 4, -8 * block.sum);
+    }
+}
+
+// Columns 4 G to 4 G + 3 of both halves of a block.
+template <int G>
+INLINE void add_piece(const std::byte *pieces, const int8x16_t x[2], int32x4_t products[n_group_registers]) {
+    UNROLL for (int v = 0; v < n_group_registers; ++v) {
+        const uint8x16_t packed = load_bytes(pieces + G * piece_bytes + 16 * size(v));
+        const int8x16_t low = vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15)));
+        const int8x16_t high = vreinterpretq_s8_u8(vshrq_n_u8(packed, 4));
+        products[v] = vdotq_laneq_s32(products[v], low, x[0], G);
+        products[v] = vdotq_laneq_s32(products[v], high, x[1], G);
+    }
+}
+
+void multiply_groups(const std::byte *rows, Size, int n_rows, int n_cols, const std::byte *prepared,
+                     float *out) {
+    for (int first = 0; first < n_rows; first += interleaved_rows, out += interleaved_rows) {
+        float32x4_t sums[n_group_registers];
+        UNROLL for (int v = 0; v < n_group_registers; ++v) sums[v] = vdupq_n_f32(0);
+        const std::byte *record = prepared;
+        for (Size b = n_blocks(n_cols); b > 0; --b, record += group_record_bytes) {
+            const int8x16_t x[2] = {load_quants(record), load_quants(record + 16)};
+            const std::byte *pieces = rows + group_scales_bytes;
+            int32x4_t products[n_group_registers];
+            UNROLL for (int v = 0; v < n_group_registers; ++v) products[v] =
+                vdupq_n_s32(read<int>(record + quant_block + 4));
+            add_piece<0>(pieces, x, products);
+            add_piece<1>(pieces, x, products);
+            add_piece<2>(pieces, x, products);
+            add_piece<3>(pieces, x, products);
+            const float scale = read<float>(record + quant_block);
+            UNROLL for (int v = 0; v < n_group_registers; ++v) {
+                const float32x4_t scales = vmulq_n_f32(load_four<Storage::f16>(rows, n_lanes * v), scale);
+                sums[v] = vfmaq_f32(sums[v], vcvtq_f32_s32(products[v]), scales);
+            }
+            rows = pieces + n_pieces * piece_bytes;
+        }
+        UNROLL for (int v = 0; v < n_group_registers; ++v) vst1q_f32(out + n_lanes * v, sums[v]);
+    }
+}
+
 // f32 and f16: the vector as it is.
 void prepare_plain(const float *x, int n_cols, std::byte *prepared) {
     __builtin_memcpy(prepared, x, single_row_bytes(n_cols));
@@ -580,6 +641,7 @@ const VectorProduct *vector_product(Storage storage) {
                                         multiply_vector<Storage::q4_0>};
     static constexpr VectorProduct q8_0{16, vector_prepared_bytes, prepare_vector,
                                         multiply_vector<Storage::q8_0>};
+    static constexpr VectorProduct q4_0_16x4{8, group_prepared_bytes, prepare_group, multiply_groups};
     static constexpr VectorProduct f32{32, single_row_bytes, prepare_plain, multiply_plain<Storage::f32>};
     static constexpr VectorProduct f16{32, single_row_bytes, prepare_plain, multiply_plain<Storage::f16>};
     switch (storage) {
@@ -587,6 +649,8 @@ const VectorProduct *vector_product(Storage storage) {
         return &q4_0;
     case Storage::q8_0:
         return &q8_0;
+    case Storage::q4_0_16x4:
+        return &q4_0_16x4;
     case Storage::f32:
         return &f32;
     case Storage::f16:

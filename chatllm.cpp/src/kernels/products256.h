@@ -43,6 +43,10 @@ inline __m256 load_floats(const std::byte *at) {
     return _mm256_loadu_ps(reinterpret_cast<const float *>(at));
 }
 
+inline __m256 load_halves(const std::byte *at) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(at)));
+}
+
 inline __m256i broadcast_word(const std::byte *at) {
     int word;
     __builtin_memcpy(&word, at, sizeof(word));
@@ -403,6 +407,61 @@ template <typename Dot, typename Row> void multiply_stream(const std::byte *weig
         const __m128 both = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
         const __m128i present = _mm256_castsi256_si128(first_lanes(n_rows - first));
         _mm_maskstore_ps(out + first, present, _mm_mul_ps(both, _mm_set1_ps(scale)));
+    }
+}
+
+// --- One vector of 8 bits against sixteen interleaved rows of q4_0, which are the lanes of registers as they
+// lie.
+//
+// Prepared: a panel of one row.
+
+constexpr Size group_block_bytes = interleaved_rows * 18;
+constexpr Size group_scales_bytes = interleaved_rows * 2;
+constexpr Size n_group_pieces = 4;  // of each block: four bytes of every row
+static_assert(interleaved_rows == n_tile_rows);
+
+inline void prepare_group(const float *x, int n_cols, std::byte *prepared) {
+    pack_quants<1>(x, 0, 1, n_cols, prepared);
+}
+
+// Dot::add(sums, a, b) adds products of unsigned and signed bytes to a block's sums, which Dot::words(sums)
+// makes 32 bits each.
+template <typename Dot> void multiply_groups(const std::byte *rows, Size, int n_rows, int n_cols,
+                                             const std::byte *prepared, float *out) {
+    const __m256i low = _mm256_set1_epi8(15);
+    const std::byte *ahead = rows + prefetch_distance;
+    for (int first = 0; first < n_rows; first += interleaved_rows, out += interleaved_rows) {
+        __m256 sums[n_tile_registers];
+        UNROLL for (int v = 0; v < n_tile_registers; ++v) sums[v] = _mm256_setzero_ps();
+        const std::byte *x = prepared;
+        for (Size b = n_blocks(n_cols); b > 0; --b, x += record_bytes<1>) {
+            UNROLL for (Size line = 0; line < group_block_bytes; line += 64)
+                _mm_prefetch(reinterpret_cast<const char *>(ahead + line), _MM_HINT_T0);
+            ahead += group_block_bytes;
+            const std::byte *piece = rows + group_scales_bytes;
+            __m256i products[n_tile_registers];
+            UNROLL for (int v = 0; v < n_tile_registers; ++v) products[v] = _mm256_setzero_si256();
+            UNROLL for (Size g = 0; g < n_group_pieces; ++g, piece += tile_step) {
+                const __m256i first_half = broadcast_word(x + 4 * g);
+                const __m256i second_half = broadcast_word(x + 4 * (n_group_pieces + g));
+                UNROLL for (int v = 0; v < n_tile_registers; ++v) {
+                    const __m256i nibbles = load_words(piece + size(v) * lane_bytes);
+                    products[v] = Dot::add(products[v], _mm256_and_si256(nibbles, low), first_half);
+                    products[v] = Dot::add(products[v], _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), low),
+                                           second_half);
+                }
+            }
+            const __m256 scale = broadcast_float(x + quant_block);
+            // What the nibbles' bias of 8 adds.
+            const __m256 bias = _mm256_mul_ps(broadcast_float(x + quant_block + 4), _mm256_set1_ps(8.0f));
+            UNROLL for (int v = 0; v < n_tile_registers; ++v) {
+                const __m256 product =
+                    _mm256_fmsub_ps(_mm256_cvtepi32_ps(Dot::words(products[v])), scale, bias);
+                sums[v] = _mm256_fmadd_ps(product, load_halves(rows + size(v) * 16), sums[v]);
+            }
+            rows += group_block_bytes;
+        }
+        UNROLL for (int v = 0; v < n_tile_registers; ++v) _mm256_storeu_ps(out + 8 * v, sums[v]);
     }
 }
 

@@ -12,6 +12,9 @@ constexpr std::int64_t most_chunk_operations = std::int64_t{1} << 31;
 constexpr int most_sums = 1024;
 constexpr std::int64_t vector_chunk_bytes = std::int64_t{1} << 15;  // of weights: some microseconds of memory
 
+// Quantised rows are whole blocks, others need not be.
+constexpr int whole_blocks(int n_cols) { return (n_cols + quant_block - 1) / quant_block * quant_block; }
+
 constexpr std::size_t aligned(std::size_t bytes) {
     return (bytes + kernel_alignment - 1) / kernel_alignment * kernel_alignment;
 }
@@ -21,11 +24,20 @@ std::size_t tile_bytes(const Kernels &kernels, int n_cols) {
                              kernels.precise.tile_bytes(n_cols)}));
 }
 
+// Bytes of the rows that are stored together and have to be separated for this table's tiles; widest_row is
+// in whole blocks.
+std::size_t separated_bytes(const Kernels &kernels, int widest_row) {
+    if (kernels.tile_rows == interleaved_rows) return 0;
+    const TypeTraits &type = traits(Storage::q4_0);
+    return aligned(product(interleaved_rows, widest_row / type.block * type.block_bytes));
+}
+
 // Rows of a chunk that meets one row of activations.
 int vector_step(const Tensor &weight) {
     const auto row_bytes = static_cast<std::int64_t>(weight.row_bytes());
-    return static_cast<int>(
-        std::clamp<std::int64_t>(vector_chunk_bytes / row_bytes / 4 * 4, 4, weight.rows() + 4));
+    const std::int64_t together = std::max(4, traits(weight.type).rows);
+    return static_cast<int>(std::clamp<std::int64_t>(vector_chunk_bytes / row_bytes / together * together,
+                                                     together, weight.rows() + together));
 }
 
 // Rows that are read next, while these are multiplied.
@@ -132,8 +144,8 @@ private:
 Compute::Compute(const Kernels &kernels, int n_threads, int widest_row, bool rounded)
     : kernels_(kernels),
       rounded_(rounded),
-      // Quantised rows are whole blocks, others need not be.
-      scratch_bytes_(tile_bytes(kernels, (widest_row + quant_block - 1) / quant_block * quant_block)),
+      tile_bytes_(tile_bytes(kernels, whole_blocks(widest_row))),
+      scratch_bytes_(tile_bytes_ + separated_bytes(kernels, whole_blocks(widest_row))),
       scratch_memory_(static_cast<std::size_t>(n_threads) * scratch_bytes_, "scratch of the threads"),
       pool_(n_threads) {}
 
@@ -147,20 +159,22 @@ const Arithmetic &Compute::arithmetic(Storage storage) const {
     case Storage::q4_1:
     case Storage::q8_0:
     case Storage::q4_k:
+    case Storage::q4_0_16x4:
         return kernels_.precise;
     }
     return kernels_.single;
 }
 
 std::size_t Compute::panel_bytes(int n, int n_cols) const {
-    const int whole_blocks = (n_cols + quant_block - 1) / quant_block * quant_block;
+    const int n_padded = whole_blocks(n_cols);
     std::size_t most = 0;
     for (const Arithmetic *each : {&kernels_.single, &kernels_.half, &kernels_.precise, &kernels_.quick})
-        most = std::max(most, aligned(each->panel_row_bytes(whole_blocks)));
+        most = std::max(most, aligned(each->panel_row_bytes(n_padded)));
     most *= static_cast<std::size_t>(n);
-    for (const Storage storage : {Storage::f32, Storage::f16, Storage::q4_0, Storage::q8_0}) {
+    for (const Storage storage :
+         {Storage::f32, Storage::f16, Storage::q4_0, Storage::q8_0, Storage::q4_0_16x4}) {
         const VectorProduct *vector = kernels_.vector_product(storage);
-        if (vector != nullptr) most = std::max(most, vector->prepared_bytes(whole_blocks));
+        if (vector != nullptr) most = std::max(most, vector->prepared_bytes(n_padded));
     }
     return aligned(most);
 }
@@ -276,22 +290,31 @@ void Compute::multiply_panels(const float *x, int n, int n_precise, std::span<co
     });
 
     const int tile_rows = kernels_.tile_rows;
+    const int together = traits(weight.type).rows;
+    const bool separate = together > 1 && together != tile_rows;
+    const Storage unpacked_type = separate ? Storage::q4_0 : weight.type;
     int n_tiles = 0;
     for (const Product &each : products) n_tiles += (each.weight->rows() + tile_rows - 1) / tile_rows;
     const std::int64_t tile_operations = 2 * std::int64_t{n} * n_cols * tile_rows;
     const auto most_tiles = static_cast<int>(
         std::clamp<std::int64_t>(most_chunk_operations / tile_operations, 1, most_chunk_tiles));
-    const Chunks chunks(products, finish, tile_rows * std::clamp(n_tiles / (8 * n_threads()), 1, most_tiles));
+    const int step = tile_rows * std::clamp(n_tiles / (8 * n_threads()), 1, most_tiles);
+    const Chunks chunks(products, finish, (step + together - 1) / together * together);
 
     pool_.run(chunks.size(), [&](int index, int thread) {
         const auto [parts, first, end] = chunks[index];
         std::byte *unpacked = tile(thread);
+        std::byte *separated = unpacked + tile_bytes_;
         for (const Product &each : parts) {
             const int n_rows = each.weight->rows();
+            const std::size_t row_bytes = each.weight->row_bytes();
             for (int row = first; row < end; row += tile_rows) {
                 const int count = std::min(tile_rows, end - row);
-                last.unpack(weight.type, each.weight->row(row), each.weight->row_bytes(), count, n_cols,
-                            unpacked);
+                const int within = row % together;  // rows of its group that came before
+                if (separate && within == 0) separate_rows(each.weight->row(row), n_cols, separated);
+                const std::byte *rows = separate ? separated + static_cast<std::size_t>(within) * row_bytes
+                                                 : each.weight->row(row);
+                last.unpack(unpacked_type, rows, row_bytes, count, n_cols, unpacked);
                 prefetch_rows(*each.weight, row + tile_rows, tile_rows);
                 for (int i = 0; i < panels.size(); ++i) {
                     const Panel panel = panels[i];

@@ -64,7 +64,8 @@ public:
     }
     // Of all threads.
     std::size_t scratch_bytes() const { return scratch_memory_.size(); }
-    // A tile of scratch that holds tile_rows rows of widest_row in any arithmetic.
+    // A tile of scratch that holds tile_rows rows of widest_row in any arithmetic; behind it is room for the
+    // rows that are stored together, where they do not make a tile.
     std::byte *tile(int thread) const {
         return scratch_memory_.data() + static_cast<std::size_t>(thread) * scratch_bytes_;
     }
@@ -105,6 +106,7 @@ private:
 
     const Kernels &kernels_;
     bool rounded_;
+    std::size_t tile_bytes_;
     std::size_t scratch_bytes_;
     AnonymousMap scratch_memory_;
     ThreadPool pool_;

@@ -115,6 +115,13 @@ Tensor read_tensor(ByteReader &reader) {
                         std::to_string(type_traits->block) + ", but rows have " + std::to_string(row_length) +
                         " elements");
     }
+    if (const int together = type_traits->rows; together > 1) {
+        if (tensor.n_dims != 2 || tensor.dims[0] % together != 0) {
+            reader.fail(field + " type", type_at,
+                        "is " + std::string(type_traits->name) + " with " + std::to_string(together) +
+                            " rows stored together, but the shape is " + tensor.shape());
+        }
+    }
 
     const std::size_t padding_at = reader.position();
     reader.align(16, field + " padding");
@@ -312,22 +319,22 @@ const Tensor &ModelFile::tensor(const std::string &name, std::initializer_list<i
     if (tensor == nullptr) throw Error(path_ + ": tensor " + name + " is missing");
     const bool same = static_cast<std::size_t>(tensor->n_dims) == dims.size() &&
                       std::equal(dims.begin(), dims.end(), tensor->dims.begin());
-    if (!same) {
-        const auto offset = static_cast<std::size_t>(tensor->data - map_.bytes().data());
-        throw Error(path_ + ": tensor " + name + " at offset " + std::to_string(offset) + ": has the shape " +
-                    tensor->shape() + ", the config asks for " + dims_text(dims));
-    }
+    if (!same) fail(*tensor, "has the shape " + tensor->shape() + ", the config asks for " + dims_text(dims));
     return *tensor;
 }
 
 const float *ModelFile::vector(const std::string &name, int n) const {
     const Tensor &values = tensor(name, {n});
     if (values.type != TensorType::f32) {
-        const auto offset = static_cast<std::size_t>(values.data - map_.bytes().data());
-        throw Error(path_ + ": tensor " + name + " at offset " + std::to_string(offset) + ": is " +
-                    std::string(traits(values.type).name) + ", one-dimensional tensors must be f32");
+        fail(values, "is " + std::string(traits(values.type).name) + ", one-dimensional tensors must be f32");
     }
     return values.floats();
+}
+
+void ModelFile::fail(const Tensor &tensor, const std::string &problem) const {
+    const auto offset = static_cast<std::size_t>(tensor.data - map_.bytes().data());
+    throw Error(path_ + ": tensor " + std::string(tensor.name) + " at offset " + std::to_string(offset) +
+                ": " + problem);
 }
 
 std::int64_t ModelFile::n_parameters() const {

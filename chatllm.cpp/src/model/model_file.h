@@ -68,6 +68,8 @@ public:
     const Tensor &tensor(const std::string &name, std::initializer_list<int> dims) const;
     // The same for the values of a one-dimensional f32 tensor.
     const float *vector(const std::string &name, int n) const;
+    // Throws an Error that names the file, the tensor and where it is.
+    [[noreturn]] void fail(const Tensor &tensor, const std::string &problem) const;
 
 private:
     const Tensor *find(std::string_view name) const;

@@ -9,6 +9,7 @@ const TypeTraits *find_type(std::int32_t number) {
     static constexpr TypeTraits q4_1{"q4_1", 32, 20, true};
     static constexpr TypeTraits q8_0{"q8_0", 32, 34, true};
     static constexpr TypeTraits q4_k{"q4_K", 256, 144, true};
+    static constexpr TypeTraits q4_0_16x4{"q4_0_16x4", 32, 18, true, interleaved_rows};
     switch (static_cast<TensorType>(number)) {
     case TensorType::f32:
         return &f32;
@@ -22,6 +23,8 @@ const TypeTraits *find_type(std::int32_t number) {
         return &q8_0;
     case TensorType::q4_k:
         return &q4_k;
+    case TensorType::q4_0_16x4:
+        return &q4_0_16x4;
     }
     return nullptr;
 }

@@ -17,6 +17,7 @@ struct TypeTraits {
     int block;  // elements that are stored together, along the last dimension
     int block_bytes;
     bool quantised;
+    int rows = 1;  // that are stored together
 };
 
 // Null for a number that is no type of ours.
@@ -39,6 +40,7 @@ struct Tensor {
     int cols() const { return static_cast<int>(n_elements() / rows()); }
     std::int64_t n_elements() const;
     std::size_t row_bytes() const { return n_bytes / static_cast<std::size_t>(rows()); }
+    // Row r, or the rows that are stored together of which r is the first.
     const std::byte *row(int r) const { return data + static_cast<std::size_t>(r) * row_bytes(); }
     // The values of an f32 tensor.
     const float *floats() const { return reinterpret_cast<const float *>(data); }
