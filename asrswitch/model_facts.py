@@ -134,6 +134,11 @@ def describe(facts: ModelFacts) -> list[Section]:
             [
                 ("name", facts.name or "none"),
                 ("weights", _weights(facts.synthetic)),
+                *(
+                    ("readers", f"this engine only, because of {count.type}; others read q4_0")
+                    for count in facts.types
+                    if count.this_engine_only
+                ),
                 ("size", f"{facts.file_bytes:,} bytes"),
                 ("tensors", f"{facts.tensors:,}"),
                 ("parameters", f"{facts.parameters:,}"),
@@ -169,11 +174,6 @@ def describe(facts: ModelFacts) -> list[Section]:
             [
                 (count.type, f"{count.tensors} tensors, {count.parameters:,} parameters, {_mib(count.bytes)}")
                 for count in facts.types
-            ]
-            + [
-                ("readers", f"this engine only, because of {count.type}; others read q4_0")
-                for count in facts.types
-                if count.this_engine_only
             ],
         ),
         ("bytes by part", [(part.name, _mib(part.bytes)) for part in facts.parts]),

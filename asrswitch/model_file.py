@@ -49,12 +49,12 @@ _BUFFER_BYTES = 1 << 16
 
 
 class StoredType(msgspec.Struct, frozen=True):
-    """How a tensor's values are stored: so many elements in a block of so many bytes, rows together."""
+    """How a tensor's values are stored: blocks of so many elements in so many bytes, of several rows at once."""
 
     name: str
     block_elements: int
     block_bytes: int
-    rows: int = 1
+    rows_together: int = 1
     this_engine_only: bool = False
 
 
@@ -62,7 +62,7 @@ _FIRST_OWN_TYPE = 256  # below are ggml's
 # q4_K is in published files, and the engine reads it; the converter does not write it.
 STORED_TYPES = {12: StoredType("q4_K", 256, 144)} | {
     int(type): StoredType(
-        type.name.lower(), type.block_elements, type.block_bytes, type.rows, type >= _FIRST_OWN_TYPE
+        type.name.lower(), type.block_elements, type.block_bytes, type.rows_together, type >= _FIRST_OWN_TYPE
     )
     for type in TensorType
 }
@@ -358,11 +358,12 @@ def _read_tensor(reader: _Reader) -> Tensor:
             at,
             f"is {stored.name} with blocks of {stored.block_elements}, but rows have {shape[-1]} elements",
         )
-    if stored.rows > 1 and (rank != 2 or shape[0] % stored.rows):
+    together = stored.rows_together
+    if together > 1 and (rank != 2 or shape[0] % together):
         reader.fail(
             f"{field} type",
             at,
-            f"is {stored.name} with {stored.rows} rows stored together, but the shape is {list(shape)}",
+            f"is {stored.name} with {together} rows stored together, but the shape is {list(shape)}",
         )
     reader.skip(-reader.position % TENSOR_ALIGNMENT, f"{field} padding")
     count = math.prod(shape) // stored.block_elements * stored.block_bytes

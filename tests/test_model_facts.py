@@ -70,10 +70,10 @@ def test_what_this_engine_alone_reads_is_said(tiny: Path, tmp_path: Path) -> Non
     ]
     sections = dict(describe(facts))
     assert dict(sections["types"])["q4_0_16x4"].endswith(" MiB")
-    assert "this engine only, because of q4_0_16x4" in dict(sections["types"])["readers"]
+    assert "this engine only, because of q4_0_16x4" in dict(sections[str(path)])["readers"]
     assert (facts.parameters, facts.parts) == (model_facts(tiny).parameters, model_facts(tiny).parts)
     assert not any(count.this_engine_only for count in model_facts(tiny).types)
-    assert "readers" not in dict(dict(describe(model_facts(tiny)))["types"])
+    assert "readers" not in dict(dict(describe(model_facts(tiny)))[str(tiny)])
 
 
 @pytest.mark.parametrize(

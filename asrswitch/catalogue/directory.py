@@ -31,7 +31,7 @@ def find_model(name: str, type: str | None = None, environ: Mapping[str, str] | 
 
     Args:
         name: as in the catalogue, in upper or lower case; or of a file.
-        type: how its matrices are stored; None for the smallest that is there.
+        type: how its matrices are stored; None for the first of TYPES that is there.
         environ: says where the models directory lies; the process's own environment by default.
     """
     if not name or "/" in name or "\0" in name:

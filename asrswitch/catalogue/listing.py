@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from asrswitch.catalogue.directory import embedded_models, models_directory, present_models
+from asrswitch.catalogue.directory import TYPES, embedded_models, models_directory, present_models
 from asrswitch.catalogue.published import (
     CHECKPOINT,
     DEFAULT_TYPE,
@@ -58,7 +58,17 @@ def list_models(environ: Mapping[str, str]) -> list[Listed]:
                 where = f"{item.host.value}: {item.repository}"
                 listed.append(Listed(name, DEFAULT_TYPE, State.MADE, None, item.licence, where))
     others = [path for path in present_models(directory) if path.name not in names]
-    return [*listed, *(_file(path.stem, path, State.HERE, None, None) for path in others)]
+    return [*listed, *(_made_here(path) for path in others)]
+
+
+def _made_here(path: Path) -> Listed:
+    """A file that is not in the catalogue: of one of its checkpoints, as its name says, or anything else."""
+    for item in PUBLISHED:
+        name = item.name.rpartition("-")[2]
+        for type in TYPES:
+            if item.type == CHECKPOINT and path.name == file_name(name, type):
+                return _file(name, path, State.HERE, type, item.licence)
+    return _file(path.stem, path, State.HERE, None, None)
 
 
 def _file(name: str, path: Path, state: State, type: str | None, licence: str | None) -> Listed:

@@ -36,7 +36,7 @@ from asrswitch.plan import DEFAULT_MAX_NEW_TOKENS, readable_file
 from asrswitch.report.console import show
 from asrswitch.worker_process import StoppedError, StopSignals
 
-_INTERLEAVED = "q4_0_16x4: q4_0's numbers in an order that is decoded faster, for this engine only"
+_INTERLEAVED = "q4_0_16x4: q4_0 in an order that decodes faster where memory is fast, for this engine only"
 READER_MAY_LEAVE = True  # the files that it makes are there all the same
 _EPILOG = """\
 examples:

@@ -54,7 +54,7 @@ def convert(
         def pieces(tensor: StoredTensor, stored: TensorType) -> Iterator[Bytes]:
             nonlocal done
             columns = tensor.info.shape[-1]
-            together = stored.rows * columns
+            together = stored.rows_together * columns
             elements = max(1, _PIECE_ELEMENTS // together) * together
             for values in tensor.source.blocks(tensor.info, elements):
                 try:

@@ -21,6 +21,7 @@ from asrswitch.convert.container import (
     ModelConfig,
     Token,
 )
+from asrswitch.convert.quantise import READ_BY_ROW
 from asrswitch.convert.reading import read_json_object, read_text
 from asrswitch.convert.safetensors import SafetensorsFile, TensorInfo, checkpoint_files
 from asrswitch.errors import AsrSwitchError
@@ -28,7 +29,7 @@ from asrswitch.errors import AsrSwitchError
 ARCHITECTURE = "Qwen3ASRForConditionalGeneration"
 MODEL_NAME = "Qwen3-ASR"
 PREFIX = "thinker."
-EMBEDDING = f"{PREFIX}model.embed_tokens.weight"
+EMBEDDING = f"{PREFIX}{READ_BY_ROW}"
 OUTPUT_MATRIX = f"{PREFIX}lm_head.weight"
 
 # Files whose parsed content becomes the metadata, in this order.

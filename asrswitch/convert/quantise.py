@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-# The embedding is read one row at a time.
-_READ_BY_ROW = "model.embed_tokens.weight"
+# The embedding, as a file calls it: it is read one row at a time.
+READ_BY_ROW = "model.embed_tokens.weight"
 
 
 class TensorType(IntEnum):
@@ -44,7 +44,7 @@ class TensorType(IntEnum):
         }[self]
 
     @property
-    def rows(self) -> int:
+    def rows_together(self) -> int:
         """Rows that are stored together."""
         return 16 if self is TensorType.Q4_0_16X4 else 1
 
@@ -66,7 +66,9 @@ def stored_type(name: str, shape: tuple[int, ...], wanted: TensorType) -> Tensor
         return TensorType.F32
     if shape[-1] % wanted.block_elements:
         return TensorType.F16
-    if wanted is TensorType.Q4_0_16X4 and (len(shape) != 2 or shape[0] % wanted.rows or name == _READ_BY_ROW):
+    if wanted is TensorType.Q4_0_16X4 and (
+        len(shape) != 2 or shape[0] % wanted.rows_together or name == READ_BY_ROW
+    ):
         return TensorType.Q4_0
     return wanted
 
@@ -90,17 +92,17 @@ def encode(values: Floats, type: TensorType) -> Bytes:
     if type == TensorType.Q4_0:
         return _encode_q4_0(blocks).reshape(-1)
     if type == TensorType.Q4_0_16X4:
-        return interleave(_encode_q4_0(blocks), values.shape[-1])
+        return interleave_rows(_encode_q4_0(blocks), values.shape[-1])
     return _encode_q4_1(blocks).reshape(-1)
 
 
-def interleave(blocks: Bytes, columns: int) -> Bytes:
+def interleave_rows(blocks: Bytes, columns: int) -> Bytes:
     """The bytes of rows in q4_0, each of `columns` values, in the order of q4_0_16x4.
 
     Sixteen rows make a group. It has, for each 32 columns, the scales of its rows, then their nibbles four
     bytes at a time: the first four of every row, the next four of every row, and so on.
     """
-    rows, block_bytes = TensorType.Q4_0_16X4.rows, TensorType.Q4_0_16X4.block_bytes
+    rows, block_bytes = TensorType.Q4_0_16X4.rows_together, TensorType.Q4_0_16X4.block_bytes
     by_column = blocks.reshape(-1, rows, columns // 32, block_bytes).swapaxes(1, 2)
     n_groups, n_blocks = by_column.shape[:2]
     scales = by_column[..., :2].reshape(n_groups, n_blocks, -1)

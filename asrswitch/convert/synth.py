@@ -30,7 +30,7 @@ from asrswitch.convert.container import (
     write_head,
     write_tensor,
 )
-from asrswitch.convert.quantise import Bytes, TensorType, interleave, stored_type
+from asrswitch.convert.quantise import Bytes, TensorType, interleave_rows, stored_type
 from asrswitch.errors import UsageError
 from asrswitch.plan import LANGUAGES
 
@@ -164,14 +164,14 @@ def _weights(
     deviation = 1.0 if name == EMBEDDING else 1 / math.sqrt(columns)
     drawn = TensorType.Q4_0 if type is TensorType.Q4_0_16X4 else type
     # Quantised rows are whole draws of 8 bytes in every preset: where pieces end, the numbers are the same.
-    step = max(1, _PIECE_ELEMENTS // (type.rows * columns)) * type.rows
+    step = max(1, _PIECE_ELEMENTS // (type.rows_together * columns)) * type.rows_together
     for first in range(0, shape[0], step):
         rows = min(step, shape[0] - first)
         piece = _draw(source, rows * columns, drawn, deviation)
         by_row = piece.reshape(rows, -1)
         for span in silent:
             by_row[max(span.start - first, 0) : max(span.stop - first, 0)] = 0
-        yield interleave(piece, columns) if type is TensorType.Q4_0_16X4 else piece
+        yield interleave_rows(piece, columns) if type is TensorType.Q4_0_16X4 else piece
 
 
 def _draw(source: np.random.PCG64, elements: int, type: TensorType, deviation: float) -> Bytes:

@@ -170,9 +170,9 @@ void bench_vector(const Bench &bench, Storage storage, int n_cols) {
     for (const bool cached : {true, false}) {
         const std::string kernel = name + (cached ? " cached" : " memory");
         if (!bench.wants(kernel)) continue;
-        const Size group_bytes = size(traits(storage).rows) * row_bytes;
+        const Size group_bytes = size(traits(storage).rows_together) * row_bytes;
         const Size n_groups = (cached ? Size{256} << 10 : Size{128} << 20) / group_bytes;
-        const int n_rows = static_cast<int>(n_groups) * traits(storage).rows;
+        const int n_rows = static_cast<int>(n_groups) * traits(storage).rows_together;
         const Size bytes = size(n_rows) * row_bytes;
         const AnonymousMap rows(bytes, "rows");
         fill_rows(storage, n_rows, n_cols, rows.data());
@@ -269,7 +269,8 @@ int main(int argc, char **argv) {
             bench_pack(bench, "quick", kernels->quick, n_cols);
             for (const Storage storage :
                  {Storage::q4_0, Storage::q4_1, Storage::q8_0, Storage::q4_k, Storage::q4_0_16x4}) {
-                if (traits(storage).rows > 1 && traits(storage).rows != kernels->tile_rows) continue;
+                if (traits(storage).rows_together > 1 && traits(storage).rows_together != kernels->tile_rows)
+                    continue;
                 bench_unpack(bench, "precise", kernels->precise, storage, n_cols);  // the tiles of both
                 bench_multiply(bench, "precise", kernels->precise, storage, n_cols);
                 bench_multiply(bench, "quick", kernels->quick, storage, n_cols);

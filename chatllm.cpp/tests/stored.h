@@ -104,7 +104,7 @@ inline Storage storage_of_rows(Storage storage) {
 
 // At least n_rows rows, as many as a matrix can have.
 inline int whole_groups(Storage storage, int n_rows) {
-    const int together = traits(storage).rows;
+    const int together = traits(storage).rows_together;
     return (n_rows + together - 1) / together * together;
 }
 
@@ -120,7 +120,7 @@ class StoredMatrix {
 public:
     // `gap` bytes lie between the rows, unless they are stored together.
     StoredMatrix(Storage storage, int n_rows, int n_cols, std::uint64_t seed, std::size_t gap = 0)
-        : StoredMatrix(storage, n_rows, n_cols, traits(storage).rows > 1 ? 0 : gap,
+        : StoredMatrix(storage, n_rows, n_cols, traits(storage).rows_together > 1 ? 0 : gap,
                        [storage, random = Random(seed)](int r, int b, std::byte *out) mutable {
                            fill_block(storage_of_rows(storage), static_cast<Kind>(r % 4), b, random, out);
                        }) {}

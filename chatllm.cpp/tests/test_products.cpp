@@ -126,7 +126,7 @@ std::string subject(const Way &way, Storage storage) {
 
 // Rows that are stored together make a tile, or are separated before.
 bool unpacks(const Kernels &kernels, Storage storage) {
-    return traits(storage).rows == 1 || traits(storage).rows == kernels.tile_rows;
+    return traits(storage).rows_together == 1 || traits(storage).rows_together == kernels.tile_rows;
 }
 
 // Calls test(kernels, way, storage) for all that multiply.
@@ -227,7 +227,8 @@ TEST(a_product_does_not_depend_on_its_neighbours) {
             Checker check(kernels, subject(way, storage) + " among others", n_cols);
             const Case made(kernels, way, storage, n_cols);
             const auto all = made.products(way, check);
-            const int together = traits(storage).rows, step = std::max(n_cols < 300 ? 1 : 7, together);
+            const int together = traits(storage).rows_together,
+                      step = std::max(n_cols < 300 ? 1 : 7, together);
             for (int n_rows = together; n_rows <= made.w.n_rows(); n_rows += step) {
                 for (int n_tokens = 1; n_tokens <= made.x.n; ++n_tokens) {
                     const int first_row = made.w.n_rows() - n_rows, first_token = made.x.n - n_tokens;
@@ -252,7 +253,7 @@ TEST(products_are_added_to_what_is_there) {
         const int n_cols = 256;
         Checker check(kernels, subject(way, storage) + " added", n_cols);
         const Case made(kernels, way, storage, n_cols);
-        const int together = traits(storage).rows;
+        const int together = traits(storage).rows_together;
         for (int n_rows = together; n_rows <= made.w.n_rows(); n_rows += std::max(3, together)) {
             for (int n_tokens = 1; n_tokens <= made.x.n; ++n_tokens) {
                 const auto products = multiply(way, made.w, 0, n_rows, made.x, 0, n_tokens, check);
@@ -444,7 +445,7 @@ TEST(vector_products_are_within_their_ceilings) {
         }
         for (const int n_cols : all_sizes) {
             Checker check(kernels, vector_subject(storage), n_cols);
-            const int together = traits(storage).rows, n_rows = together == 1 ? 11 : 3 * together;
+            const int together = traits(storage).rows_together, n_rows = together == 1 ? 11 : 3 * together;
             const StoredMatrix w(storage, n_rows, n_cols, 7, storage == Storage::f32 ? 4 : 2);
             for (int t = 0; t < 4; ++t) {
                 const Activations x = telling_activations(t + 1, n_cols, 8);

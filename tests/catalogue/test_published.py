@@ -105,12 +105,15 @@ def test_the_list_tells_what_is_here_and_what_can_be(tmp_path: Path) -> None:
     assert before["0.6B", "q4_0"] is State.FETCHABLE
     assert before["1.7B", "q4_0"] is State.MADE
     (tmp_path / "models").mkdir()
-    for name in ("qwen3-asr-0.6b-q4_0.bin", "qwen3-asr-1.7b-q4_0.bin", "mine.bin"):
+    files = ("0.6b-q4_0", "1.7b-q4_0", "0.6b-q4_0_16x4", "1.7b-f16")
+    for name in (*(f"qwen3-asr-{file}.bin" for file in files), "mine.bin"):
         (tmp_path / "models" / name).write_bytes(b"four")
     (tmp_path / "models" / "gone.bin").symlink_to("nowhere")
     after = {(model.name, model.type): model for model in list_models(environ)}
-    for name, type in (("0.6B", "q4_0"), ("1.7B", "q4_0"), ("mine", None)):
+    named = (("0.6B", "q4_0"), ("1.7B", "q4_0"), ("0.6B", "q4_0_16x4"), ("1.7B", "f16"))
+    assert all(after[name, type].licence for name, type in named)
+    for name, type in (*named, ("mine", None)):
         assert after[name, type].state is State.HERE
         assert after[name, type].bytes == 4
         assert after[name, type].where.startswith(str(tmp_path))
-    assert len(after) == len(before) + 1
+    assert len(after) == len(before) + 3

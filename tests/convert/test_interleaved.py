@@ -13,8 +13,8 @@ import asrswitch
 import asrswitch.convert
 import asrswitch.convert.synth
 from asrswitch.convert import TYPES, convert
-from asrswitch.convert.quantise import TensorType, encode, interleave, stored_type
-from asrswitch.convert.synth import synthesise
+from asrswitch.convert.quantise import TensorType, encode, interleave_rows, stored_type
+from asrswitch.convert.synth import PRESETS, Preset, synthesise
 from asrswitch.figures import split_output
 from asrswitch.model_file import read_model_file
 from helpers.checkpoint import Sizes, write_checkpoint
@@ -39,7 +39,7 @@ def rows_of_q4_0(draw: st.DrawFn) -> tuple[bytes, int, int]:
 def test_every_byte_has_its_place(matrix: tuple[bytes, int, int]) -> None:
     data, rows, columns = matrix
     n_blocks = columns // 32
-    interleaved = interleave(np.frombuffer(data, np.uint8), columns).tobytes()
+    interleaved = interleave_rows(np.frombuffer(data, np.uint8), columns).tobytes()
     assert len(interleaved) == len(data)
     for row in range(rows):
         group, r = divmod(row, 16)
@@ -55,7 +55,7 @@ def test_every_byte_has_its_place(matrix: tuple[bytes, int, int]) -> None:
 @given(rows_of_q4_0())
 def test_rows_can_be_separated_again(matrix: tuple[bytes, int, int]) -> None:
     data, _, columns = matrix
-    assert separate(interleave(np.frombuffer(data, np.uint8), columns).tobytes(), columns) == data
+    assert separate(interleave_rows(np.frombuffer(data, np.uint8), columns).tobytes(), columns) == data
 
 
 def test_a_small_matrix_by_hand() -> None:
@@ -198,3 +198,11 @@ def test_a_trained_model_gives_the_text_of_q4_0(tmp_path: Path) -> None:
         assert interleaved.text == plain.text
         # Many positions are multiplied by the same tiles, whatever order these are unpacked from.
         np.testing.assert_array_equal(interleaved.one("enc_out"), plain.one("enc_out"))
+
+
+@pytest.mark.parametrize("sizes", PRESETS.values(), ids=PRESETS)
+def test_rows_of_every_preset_are_whole_draws(sizes: Preset) -> None:
+    """Else the pieces of q4_0_16x4, which end elsewhere, would have other numbers than those of q4_0."""
+    widths = (sizes.audio_width, sizes.audio_inner, 16 * sizes.conv_channels, sizes.width, sizes.inner)
+    for columns in (*widths, sizes.heads * sizes.head_dim):
+        assert columns // 32 * 18 % 8 == 0

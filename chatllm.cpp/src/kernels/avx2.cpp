@@ -350,7 +350,7 @@ void unpack_bytes(const std::byte *const rows[8], int n_cols, __m256i present, s
 }
 
 // A group of q4_0_16x4, whose pieces lie as in a tile.
-void unpack_group(const std::byte *group, int n_cols, std::byte *tile) {
+void unpack_interleaved(const std::byte *group, int n_cols, std::byte *tile) {
     const __m256i low = _mm256_set1_epi8(15);
     std::byte *scales = tile + scales_at(n_cols);
     std::byte *offsets = tile + offsets_at(n_cols);
@@ -361,7 +361,7 @@ void unpack_group(const std::byte *group, int n_cols, std::byte *tile) {
             store_words(offsets + v * lane_bytes,
                         _mm256_castps_si256(_mm256_mul_ps(scale, _mm256_set1_ps(-8.0f))));
         }
-        group += group_scales_bytes;
+        group += interleaved_scales_bytes;
         UNROLL for (Size at = 0; at < block_bytes / 2; at += lane_bytes) {
             const __m256i nibbles = load_words(group + at);
             store_words(tile + at, _mm256_and_si256(nibbles, low));
@@ -395,7 +395,7 @@ void unpack_super_blocks(const std::byte *row, int n_cols, Size r, std::byte *ti
 
 void unpack_quant_tile(Storage storage, const std::byte *rows, Size row_bytes, int n_rows, int n_cols,
                        std::byte *tile) {
-    if (storage == Storage::q4_0_16x4) return unpack_group(rows, n_cols, tile);
+    if (storage == Storage::q4_0_16x4) return unpack_interleaved(rows, n_cols, tile);
     if (storage == Storage::q4_k) {
         if (n_rows < n_tile_rows) __builtin_memset(tile, 0, quant_tile_bytes(n_cols));
         for (int r = 0; r < n_rows; ++r)
@@ -420,7 +420,8 @@ struct Words {
     }
 };
 
-// Of 8 bits: 16 are enough for the sums of a block of nibbles.
+// Of 8 bits: 16 are enough for the sums of a block of nibbles with quants of at most 127, as panels have
+// them.
 struct Bytes {
     static __m256i add(__m256i sums, __m256i a, __m256i b) {
         return _mm256_add_epi16(sums, _mm256_maddubs_epi16(a, b));
@@ -467,7 +468,8 @@ const VectorProduct *vector_product(Storage storage) {
                                         multiply_stream<Words, NibbleRow>};
     static constexpr VectorProduct q8_0{16, stream_bytes<ByteRow>, prepare_stream<ByteRow>,
                                         multiply_stream<Words, ByteRow>};
-    static constexpr VectorProduct q4_0_16x4{8, quant_row_bytes<1>, prepare_group, multiply_groups<Bytes>};
+    static constexpr VectorProduct q4_0_16x4{8, quant_row_bytes<1>, prepare_interleaved,
+                                             multiply_interleaved<Bytes>};
     static constexpr VectorProduct f32{32, single_row_bytes, prepare_plain, multiply_plain<Storage::f32>};
     static constexpr VectorProduct f16{32, single_row_bytes, prepare_plain, multiply_plain<Storage::f16>};
     switch (storage) {

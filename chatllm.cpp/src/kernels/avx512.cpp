@@ -251,10 +251,6 @@ BF16 void multiply_half(const std::byte *tile, int n_rows, const std::byte *pane
 constexpr int n_planes = 12;  // of a panel: sums in registers beside those in single precision
 constexpr Size block_bytes = 8 * lane_bytes;
 
-// Of q4_0_16x4, for 32 columns of its sixteen rows.
-constexpr Size interleaved_scale_bytes = 2 * interleaved_rows;
-constexpr Size interleaved_block_bytes = 18 * interleaved_rows;
-
 Size n_blocks(int n_cols) { return size(n_cols) / quant_block; }
 Size scales_at(int n_cols) { return n_blocks(n_cols) * block_bytes; }
 Size offsets_at(int n_cols) { return scales_at(n_cols) + n_blocks(n_cols) * lane_bytes; }
@@ -365,7 +361,7 @@ void unpack_interleaved(const std::byte *group, int n_cols, std::byte *tile) {
         _mm512_storeu_ps(tile + scales_at(n_cols) + b * lane_bytes, _mm512_cvtph_ps(scales));
         std::byte *out = tile + b * block_bytes;
         UNROLL for (Size g = 0; g < 4; ++g) {
-            const __m512i packed = _mm512_loadu_si512(group + interleaved_scale_bytes + g * lane_bytes);
+            const __m512i packed = _mm512_loadu_si512(group + interleaved_scales_bytes + g * lane_bytes);
             const __m512i lower = _mm512_and_si512(packed, low);
             const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
             _mm512_storeu_si512(out + g * lane_bytes, _mm512_add_epi8(lower, shift));
@@ -789,7 +785,7 @@ __m512 multiply_group(const std::byte *group, Size blocks, const std::byte *prep
         __m512i lower = _mm512_setzero_si512();
         __m512i upper = broadcast_word(prepared + quant_block);
         UNROLL for (Size g = 0; g < 4; ++g) {
-            const __m512i packed = _mm512_loadu_si512(group + interleaved_scale_bytes + g * lane_bytes);
+            const __m512i packed = _mm512_loadu_si512(group + interleaved_scales_bytes + g * lane_bytes);
             const std::byte *words = prepared + 4 * g;
             lower = _mm512_dpbusd_epi32(lower, _mm512_and_si512(packed, low), broadcast_word(words));
             upper = _mm512_dpbusd_epi32(upper, _mm512_and_si512(packed, high), broadcast_word(words + 16));
@@ -803,10 +799,11 @@ __m512 multiply_group(const std::byte *group, Size blocks, const std::byte *prep
     return sums;
 }
 
-void multiply_interleaved(const std::byte *rows, Size row_bytes, int n_rows, int n_cols,
-                          const std::byte *prepared, float *out) {
-    for (int r = 0; r < n_rows; r += interleaved_rows)
-        _mm512_storeu_ps(out + r, multiply_group(rows + size(r) * row_bytes, n_blocks(n_cols), prepared));
+void multiply_interleaved(const std::byte *rows, Size, int n_rows, int n_cols, const std::byte *prepared,
+                          float *out) {
+    const Size blocks = n_blocks(n_cols);
+    for (int r = 0; r < n_rows; r += interleaved_rows, rows += blocks * interleaved_block_bytes)
+        _mm512_storeu_ps(out + r, multiply_group(rows, blocks, prepared));
 }
 
 // f32 and f16: the vector as it is.

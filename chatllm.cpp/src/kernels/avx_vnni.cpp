@@ -50,7 +50,8 @@ const VectorProduct *vector_product(Storage storage) {
                                         multiply_stream<Words, NibbleRow>};
     static constexpr VectorProduct q8_0{16, stream_bytes<ByteRow>, prepare_stream<ByteRow>,
                                         multiply_stream<Words, ByteRow>};
-    static constexpr VectorProduct q4_0_16x4{8, quant_row_bytes<1>, prepare_group, multiply_groups<Bytes>};
+    static constexpr VectorProduct q4_0_16x4{8, quant_row_bytes<1>, prepare_interleaved,
+                                             multiply_interleaved<Bytes>};
     if (storage == Storage::q4_0) return &q4_0;
     if (storage == Storage::q8_0) return &q8_0;
     if (storage == Storage::q4_0_16x4) return &q4_0_16x4;

@@ -29,6 +29,9 @@ enum class Storage : std::int32_t {
 inline constexpr int quant_block = 32;
 // Rows that q4_0_16x4 stores together. A pointer to its rows is one to such a group, and rows come in groups.
 inline constexpr int interleaved_rows = 16;
+// For each 32 columns of a group: of its scales, and of all.
+inline constexpr std::size_t interleaved_scales_bytes = 2 * interleaved_rows;
+inline constexpr std::size_t interleaved_block_bytes = 18 * interleaved_rows;
 // Tiles and panels begin at multiples of this, in bytes.
 inline constexpr std::size_t kernel_alignment = 64;
 
@@ -60,7 +63,7 @@ struct VectorProduct {
     int bits;
     std::size_t (*prepared_bytes)(int n_cols);
     void (*prepare)(const float *x, int n_cols, std::byte *prepared);
-    // out[r] for n_rows rows that lie row_bytes apart.
+    // out[r] for n_rows rows that lie row_bytes apart; of q4_0_16x4 for whole groups, one after the other.
     void (*multiply)(const std::byte *rows, std::size_t row_bytes, int n_rows, int n_cols,
                      const std::byte *prepared, float *out);
 };

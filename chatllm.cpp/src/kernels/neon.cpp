@@ -551,15 +551,13 @@ template <Storage Stored> void multiply_vector(const std::byte *rows, Size row_b
 // bytes, their scale, and -8 times their sum.
 
 constexpr int n_group_registers = interleaved_rows / n_lanes;
-constexpr Size group_record_bytes = quant_block + 8;
-constexpr Size group_scales_bytes = interleaved_rows * 2;
+constexpr Size interleaved_record_bytes = quant_block + 8;
 constexpr Size piece_bytes = interleaved_rows * 4;  // four bytes of every row
-constexpr Size n_pieces = 4;
 
-Size group_prepared_bytes(int n_cols) { return n_blocks(n_cols) * group_record_bytes; }
+Size interleaved_prepared_bytes(int n_cols) { return n_blocks(n_cols) * interleaved_record_bytes; }
 
-void prepare_group(const float *x, int n_cols, std::byte *prepared) {
-    for (Size b = n_blocks(n_cols); b > 0; --b, x += quant_block, prepared += group_record_bytes) {
+void prepare_interleaved(const float *x, int n_cols, std::byte *prepared) {
+    for (Size b = n_blocks(n_cols); b > 0; --b, x += quant_block, prepared += interleaved_record_bytes) {
         const QuantBlock block = quantise<1>(x);
         UNROLL for (Size half = 0; half < 2; ++half)
             store_bytes(prepared + 16 * half, vreinterpretq_u8_s8(lower_bytes(block.quants + 2 * half)));
@@ -580,15 +578,15 @@ INLINE void add_piece(const std::byte *pieces, const int8x16_t x[2], int32x4_t p
     }
 }
 
-void multiply_groups(const std::byte *rows, Size, int n_rows, int n_cols, const std::byte *prepared,
-                     float *out) {
+void multiply_interleaved(const std::byte *rows, Size, int n_rows, int n_cols, const std::byte *prepared,
+                          float *out) {
     for (int first = 0; first < n_rows; first += interleaved_rows, out += interleaved_rows) {
         float32x4_t sums[n_group_registers];
         UNROLL for (int v = 0; v < n_group_registers; ++v) sums[v] = vdupq_n_f32(0);
         const std::byte *record = prepared;
-        for (Size b = n_blocks(n_cols); b > 0; --b, record += group_record_bytes) {
+        for (Size b = n_blocks(n_cols); b > 0; --b, record += interleaved_record_bytes) {
             const int8x16_t x[2] = {load_quants(record), load_quants(record + 16)};
-            const std::byte *pieces = rows + group_scales_bytes;
+            const std::byte *pieces = rows + interleaved_scales_bytes;
             int32x4_t products[n_group_registers];
             UNROLL for (int v = 0; v < n_group_registers; ++v) products[v] =
                 vdupq_n_s32(read<int>(record + quant_block + 4));
@@ -601,7 +599,7 @@ void multiply_groups(const std::byte *rows, Size, int n_rows, int n_cols, const 
                 const float32x4_t scales = vmulq_n_f32(load_four<Storage::f16>(rows, n_lanes * v), scale);
                 sums[v] = vfmaq_f32(sums[v], vcvtq_f32_s32(products[v]), scales);
             }
-            rows = pieces + n_pieces * piece_bytes;
+            rows += interleaved_block_bytes;
         }
         UNROLL for (int v = 0; v < n_group_registers; ++v) vst1q_f32(out + n_lanes * v, sums[v]);
     }
@@ -641,7 +639,8 @@ const VectorProduct *vector_product(Storage storage) {
                                         multiply_vector<Storage::q4_0>};
     static constexpr VectorProduct q8_0{16, vector_prepared_bytes, prepare_vector,
                                         multiply_vector<Storage::q8_0>};
-    static constexpr VectorProduct q4_0_16x4{8, group_prepared_bytes, prepare_group, multiply_groups};
+    static constexpr VectorProduct q4_0_16x4{8, interleaved_prepared_bytes, prepare_interleaved,
+                                             multiply_interleaved};
     static constexpr VectorProduct f32{32, single_row_bytes, prepare_plain, multiply_plain<Storage::f32>};
     static constexpr VectorProduct f16{32, single_row_bytes, prepare_plain, multiply_plain<Storage::f16>};
     switch (storage) {

@@ -415,19 +415,17 @@ template <typename Dot, typename Row> void multiply_stream(const std::byte *weig
 //
 // Prepared: a panel of one row.
 
-constexpr Size group_block_bytes = interleaved_rows * 18;
-constexpr Size group_scales_bytes = interleaved_rows * 2;
 constexpr Size n_group_pieces = 4;  // of each block: four bytes of every row
 static_assert(interleaved_rows == n_tile_rows);
 
-inline void prepare_group(const float *x, int n_cols, std::byte *prepared) {
+inline void prepare_interleaved(const float *x, int n_cols, std::byte *prepared) {
     pack_quants<1>(x, 0, 1, n_cols, prepared);
 }
 
 // Dot::add(sums, a, b) adds products of unsigned and signed bytes to a block's sums, which Dot::words(sums)
 // makes 32 bits each.
-template <typename Dot> void multiply_groups(const std::byte *rows, Size, int n_rows, int n_cols,
-                                             const std::byte *prepared, float *out) {
+template <typename Dot> void multiply_interleaved(const std::byte *rows, Size, int n_rows, int n_cols,
+                                                  const std::byte *prepared, float *out) {
     const __m256i low = _mm256_set1_epi8(15);
     const std::byte *ahead = rows + prefetch_distance;
     for (int first = 0; first < n_rows; first += interleaved_rows, out += interleaved_rows) {
@@ -435,10 +433,10 @@ template <typename Dot> void multiply_groups(const std::byte *rows, Size, int n_
         UNROLL for (int v = 0; v < n_tile_registers; ++v) sums[v] = _mm256_setzero_ps();
         const std::byte *x = prepared;
         for (Size b = n_blocks(n_cols); b > 0; --b, x += record_bytes<1>) {
-            UNROLL for (Size line = 0; line < group_block_bytes; line += 64)
+            UNROLL for (Size line = 0; line < interleaved_block_bytes; line += 64)
                 _mm_prefetch(reinterpret_cast<const char *>(ahead + line), _MM_HINT_T0);
-            ahead += group_block_bytes;
-            const std::byte *piece = rows + group_scales_bytes;
+            ahead += interleaved_block_bytes;
+            const std::byte *piece = rows + interleaved_scales_bytes;
             __m256i products[n_tile_registers];
             UNROLL for (int v = 0; v < n_tile_registers; ++v) products[v] = _mm256_setzero_si256();
             UNROLL for (Size g = 0; g < n_group_pieces; ++g, piece += tile_step) {
@@ -459,7 +457,7 @@ template <typename Dot> void multiply_groups(const std::byte *rows, Size, int n_
                     _mm256_fmsub_ps(_mm256_cvtepi32_ps(Dot::words(products[v])), scale, bias);
                 sums[v] = _mm256_fmadd_ps(product, load_halves(rows + size(v) * 16), sums[v]);
             }
-            rows += group_block_bytes;
+            rows += interleaved_block_bytes;
         }
         UNROLL for (int v = 0; v < n_tile_registers; ++v) _mm256_storeu_ps(out + 8 * v, sums[v]);
     }

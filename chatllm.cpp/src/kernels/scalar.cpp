@@ -395,13 +395,13 @@ void unpack_row(Storage storage, const std::byte *row, int n, float *out) {
 }
 
 void separate_rows(const std::byte *group, int n_cols, std::byte *rows) {
-    constexpr Size n_rows = interleaved_rows, block_bytes = 18, n_words = 4;
+    constexpr Size n_rows = interleaved_rows, block_bytes = interleaved_block_bytes / n_rows, n_words = 4;
     const Size n_blocks = size(n_cols / quant_block);
-    for (Size b = 0; b < n_blocks; ++b, group += n_rows * block_bytes) {
+    for (Size b = 0; b < n_blocks; ++b, group += interleaved_block_bytes) {
         for (Size r = 0; r < n_rows; ++r) {
             std::byte *block = rows + (r * n_blocks + b) * block_bytes;
             std::memcpy(block, group + 2 * r, 2);
-            const std::byte *words = group + 2 * n_rows + 4 * r;
+            const std::byte *words = group + interleaved_scales_bytes + 4 * r;
             for (Size w = 0; w < n_words; ++w) std::memcpy(block + 2 + 4 * w, words + 4 * n_rows * w, 4);
         }
     }

@@ -10,6 +10,7 @@ namespace {
 constexpr int most_chunk_tiles = 4;
 constexpr std::int64_t most_chunk_operations = std::int64_t{1} << 31;
 constexpr int most_sums = 1024;
+static_assert(most_sums % interleaved_rows == 0);
 constexpr std::int64_t vector_chunk_bytes = std::int64_t{1} << 15;  // of weights: some microseconds of memory
 
 // Quantised rows are whole blocks, others need not be.
@@ -24,8 +25,8 @@ std::size_t tile_bytes(const Kernels &kernels, int n_cols) {
                              kernels.precise.tile_bytes(n_cols)}));
 }
 
-// Bytes of the rows that are stored together and have to be separated for this table's tiles; widest_row is
-// in whole blocks.
+// For rows that are stored together and have to be separated for this table's tiles, whether or not a file
+// has such; widest_row is in whole blocks.
 std::size_t separated_bytes(const Kernels &kernels, int widest_row) {
     if (kernels.tile_rows == interleaved_rows) return 0;
     const TypeTraits &type = traits(Storage::q4_0);
@@ -35,7 +36,7 @@ std::size_t separated_bytes(const Kernels &kernels, int widest_row) {
 // Rows of a chunk that meets one row of activations.
 int vector_step(const Tensor &weight) {
     const auto row_bytes = static_cast<std::int64_t>(weight.row_bytes());
-    const std::int64_t together = std::max(4, traits(weight.type).rows);
+    const std::int64_t together = std::max(4, traits(weight.type).rows_together);
     return static_cast<int>(std::clamp<std::int64_t>(vector_chunk_bytes / row_bytes / together * together,
                                                      together, weight.rows() + together));
 }
@@ -290,7 +291,7 @@ void Compute::multiply_panels(const float *x, int n, int n_precise, std::span<co
     });
 
     const int tile_rows = kernels_.tile_rows;
-    const int together = traits(weight.type).rows;
+    const int together = traits(weight.type).rows_together;
     const bool separate = together > 1 && together != tile_rows;
     const Storage unpacked_type = separate ? Storage::q4_0 : weight.type;
     int n_tiles = 0;
@@ -315,7 +316,7 @@ void Compute::multiply_panels(const float *x, int n, int n_precise, std::span<co
                 const std::byte *rows = separate ? separated + static_cast<std::size_t>(within) * row_bytes
                                                  : each.weight->row(row);
                 last.unpack(unpacked_type, rows, row_bytes, count, n_cols, unpacked);
-                prefetch_rows(*each.weight, row + tile_rows, tile_rows);
+                prefetch_rows(*each.weight, row + std::max(tile_rows, together), tile_rows);
                 for (int i = 0; i < panels.size(); ++i) {
                     const Panel panel = panels[i];
                     panel.arithmetic->multiply(unpacked, count, buffer + panel.offset, panel.count, n_cols,

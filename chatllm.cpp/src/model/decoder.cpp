@@ -18,7 +18,7 @@ Decoder::Decoder(const ModelFile &file) : config_(file.text()) {
     const auto norm = [&](const std::string &name, int n) { return file.vector(name + ".weight", n); };
 
     embedding_ = &file.tensor("model.embed_tokens.weight", {config_.vocab_size, width});
-    if (const TypeTraits &type = traits(embedding_->type); type.rows > 1)
+    if (const TypeTraits &type = traits(embedding_->type); type.rows_together > 1)
         file.fail(*embedding_, "is " + std::string(type.name) + ", whose rows cannot be read one by one");
     for (int i = 0; i < config_.n_layers; ++i) {
         const std::string prefix = "model.layers." + std::to_string(i) + ".";

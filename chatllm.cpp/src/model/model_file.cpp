@@ -115,7 +115,7 @@ Tensor read_tensor(ByteReader &reader) {
                         std::to_string(type_traits->block) + ", but rows have " + std::to_string(row_length) +
                         " elements");
     }
-    if (const int together = type_traits->rows; together > 1) {
+    if (const int together = type_traits->rows_together; together > 1) {
         if (tensor.n_dims != 2 || tensor.dims[0] % together != 0) {
             reader.fail(field + " type", type_at,
                         "is " + std::string(type_traits->name) + " with " + std::to_string(together) +

@@ -17,7 +17,7 @@ struct TypeTraits {
     int block;  // elements that are stored together, along the last dimension
     int block_bytes;
     bool quantised;
-    int rows = 1;  // that are stored together
+    int rows_together = 1;  // rows that are stored together
 };
 
 // Null for a number that is no type of ours.
