@@ -49,7 +49,7 @@ _BUFFER_BYTES = 1 << 16
 
 
 class StoredType(msgspec.Struct, frozen=True):
-    """How a tensor's values are stored: blocks of so many elements in so many bytes, of several rows at once."""
+    """How a tensor's values are stored: so many of a row in so many bytes, several rows at once."""
 
     name: str
     block_elements: int

@@ -34,7 +34,7 @@ LOGITS_CEILING = 2e-3
 # that multiply them faster, in 8: measured 0.4e-3 and 22e-3.
 QUANTISED_LOGITS_CEILING = 5e-3
 QUICK_LOGITS_CEILING = 3e-2
-# Of later steps, by that of the first: single positions may be decoded in 8 bits too. Measured 1e-3 and 5.1e-2.
+# Of later steps, by that of the first: single positions may go by 8 bits too. Measured 1e-3 and 5.1e-2.
 STEPS_CEILINGS = {QUANTISED_LOGITS_CEILING: 5e-3, QUICK_LOGITS_CEILING: 8e-2}
 QUICK_INSTRUCTION_SETS = {"avxvnni", "avx512", "neon"}
 
