@@ -18,9 +18,17 @@ from support import ROOT, run_here, without_progress
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the programs under test, also where a shell started all of this in the background."""
+    """Let Ctrl-C reach the programs under test, also where a shell started all of this in the background.
+
+    And let them start quickly: byte code is kept, also where the environment says that it is not to be.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Hundreds of processes import the package: one of them compiles it.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # The threads of OpenBLAS wait for large matrices, which never come: a fifth of a short process's time.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

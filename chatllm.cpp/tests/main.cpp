@@ -1,11 +1,56 @@
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <iostream>
 #include <span>
+#include <sstream>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "check.h"
+
+namespace chatllm::check {
+
+namespace {
+
+std::vector<Test> &tests() {
+    static std::vector<Test> registered;
+    return registered;
+}
+
+}  // namespace
+
+Registration::Registration(std::string_view name, void (*run)()) { tests().push_back({name, run}); }
+
+std::atomic<int> &failures() {
+    static std::atomic<int> count = 0;
+    return count;
+}
+
+void report(const char *file, int line, const std::string &what) {
+    ++failures();
+    std::ostringstream text;
+    text << file << ':' << line << ": " << what << '\n';
+    std::cerr << text.str();
+}
+
+void check_throws(const void *run, void (*call)(const void *), std::string_view part, const char *text,
+                  const char *file, int line) {
+    try {
+        call(run);
+    } catch (const std::exception &error) {
+        if (std::string_view(error.what()).find(part) == std::string_view::npos) {
+            report(file, line,
+                   std::string(text) + ": threw \"" + error.what() + "\" without \"" + std::string(part) +
+                       '"');
+        }
+        return;
+    }
+    report(file, line, std::string(text) + ": threw nothing, expected \"" + std::string(part) + '"');
+}
+
+}  // namespace chatllm::check
 
 // Runs the registered tests whose names are given, or all of them. Exit status 1 when a check failed, 2 when
 // a name is unknown.

@@ -49,13 +49,15 @@ def answering() -> Iterator[Answering]:
 
 
 def request(connection: socket.socket) -> bytes:
-    """All of a request, head and body."""
+    """All of a request, head and body, or what came of it before who asks went away."""
     said = b""
-    while b"\r\n\r\n" not in said:
-        said += connection.recv(1 << 16)
+    while b"\r\n\r\n" not in said and (piece := connection.recv(1 << 16)):
+        said += piece
     length = re.search(rb"Content-Length: (\d+)", said)
     while length and len(said.partition(b"\r\n\r\n")[2]) < int(length[1]):
-        said += connection.recv(1 << 16)
+        if not (piece := connection.recv(1 << 16)):
+            break
+        said += piece
     return said
 
 

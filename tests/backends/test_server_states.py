@@ -210,13 +210,13 @@ def test_a_server_that_answers_nothing_is_restarted(
 
     stopping = threading.Thread(target=stop_it)
     stopping.start()
-    done = run_backend(word, "small", iterations=40, options=(*prompts, "--timeout", "2"))
+    done = run_backend(word, "small", iterations=12, options=(*prompts, "--timeout", "2"))
     stopping.join()
     assert done.returncode == 1  # for the failure
     records = log_of(tmp_path)
     assert [failure.kind for failure in of_kind(records, Failure)] == ["timeout"]
     assert [renewal.reason for renewal in of_kind(records, Renewal)] == ["failure"]
-    assert of_kind(records, Transcription)[-1].iteration == 40
+    assert of_kind(records, Transcription)[-1].iteration == 12
 
 
 def test_the_page_cache_of_a_server_is_not_ours(

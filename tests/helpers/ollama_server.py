@@ -142,11 +142,9 @@ class Models:
                 return
             model.expires_at = datetime.now(timezone.utc) + timedelta(seconds=model.keep_s)
             if model.keep_s <= 0:
-                self._drop(model)
+                self._drop_in(model, model.spec.get("unload_s", 0))
             elif model.keep_s < FOR_EVER_S:
-                model.timer = threading.Timer(model.keep_s, self._drop, [model])
-                model.timer.daemon = True
-                model.timer.start()
+                model.timer = self._drop_in(model, model.keep_s)
 
     def expire(self, spec: dict[str, Any]) -> None:
         """What ``keep_alive: 0`` asks for; the reply does not wait for it."""
@@ -160,14 +158,19 @@ class Models:
             if fault == "pretends":
                 self.hidden.append(self.loaded.pop(name))
             elif not model.users:
-                wait = threading.Timer(spec.get("unload_s", 0), self._drop, [model])
-                wait.daemon = True
-                wait.start()
+                self._drop_in(model, spec.get("unload_s", 0))
+            # Else it goes when the request that uses it ends: a reply may be read before that.
 
     def _unload_idle(self, model: Loaded) -> None:
         while model.users:
             time.sleep(0.005)
         self._drop(model)
+
+    def _drop_in(self, model: Loaded, seconds: float) -> threading.Timer:
+        timer = threading.Timer(seconds, self._drop, [model])
+        timer.daemon = True
+        timer.start()
+        return timer
 
     def _drop(self, model: Loaded) -> None:
         with self.lock:
