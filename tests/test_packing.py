@@ -97,7 +97,8 @@ def test_within_a_limit_the_oldest_makes_room_and_nothing_is_refused(tmp_path: P
     assert max(r.memory.rss_bytes for r in records if isinstance(r, Reading)) < 28 << 20
     assert all(slate.clean for slate in records if isinstance(slate, CleanSlate))
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())["runs"][0]["summary"]
-    assert summary["verdicts"][0]["verdict"]["word"] in ("flat", "plateau")
+    # Which models stay changes what an unload leaves, by some 80 KiB: more iterations may be asked for.
+    assert summary["verdicts"][0]["verdict"]["word"] in ("flat", "plateau", "inconclusive")
 
 
 def test_other_strategies_keep_nothing_loaded(tmp_path: Path) -> None:
