@@ -269,8 +269,7 @@ int main(int argc, char **argv) {
             bench_pack(bench, "quick", kernels->quick, n_cols);
             for (const Storage storage :
                  {Storage::q4_0, Storage::q4_1, Storage::q8_0, Storage::q4_k, Storage::q4_0_16x4}) {
-                if (traits(storage).rows_together > 1 && traits(storage).rows_together != kernels->tile_rows)
-                    continue;
+                if (!unpacks(*kernels, storage)) continue;
                 bench_unpack(bench, "precise", kernels->precise, storage, n_cols);  // the tiles of both
                 bench_multiply(bench, "precise", kernels->precise, storage, n_cols);
                 bench_multiply(bench, "quick", kernels->quick, storage, n_cols);

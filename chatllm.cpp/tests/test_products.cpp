@@ -124,11 +124,6 @@ std::string subject(const Way &way, Storage storage) {
     return std::string(way.name) + " " + std::string(traits(storage).name);
 }
 
-// Rows that are stored together make a tile, or are separated before.
-bool unpacks(const Kernels &kernels, Storage storage) {
-    return traits(storage).rows_together == 1 || traits(storage).rows_together == kernels.tile_rows;
-}
-
 // Calls test(kernels, way, storage) for all that multiply.
 template <typename Test> void for_all_ways(Test &&test) {
     for (const Kernels *kernels : available_kernels()) {

@@ -44,8 +44,7 @@ struct Arithmetic {
     std::size_t (*tile_bytes)(int n_cols);
     std::size_t (*panel_row_bytes)(int n_cols);
     // n_rows <= tile_rows rows that lie row_bytes apart. Quantised arithmetic takes quantised storage, with
-    // n_cols a multiple of its block; the others take f32 and f16. Tables whose tiles have as many rows as a
-    // group of q4_0_16x4 take that too; for the others it is separated first.
+    // n_cols a multiple of its block; the others take f32 and f16. See also `unpacks`.
     void (*unpack)(Storage storage, const std::byte *rows, std::size_t row_bytes, int n_rows, int n_cols,
                    std::byte *tile);
     // 1 <= n_rows <= panel_rows rows that lie `stride` floats apart.
@@ -136,7 +135,10 @@ void unpack_row(Storage storage, const std::byte *row, int n, float *out);
 void unpack_quants(Storage storage, const std::byte *row, int n, std::int8_t *quants, float *scales,
                    float *offsets);
 
-// A group of q4_0_16x4 as its rows in q4_0, one after the other.
+// Whether a table makes tiles of rows as they are stored: all but groups that have not as many rows as a
+// tile.
+bool unpacks(const Kernels &kernels, Storage storage);
+// A group of q4_0_16x4 as its rows in q4_0, one after the other: what those are unpacked from.
 void separate_rows(const std::byte *group, int n_cols, std::byte *rows);
 
 // Conversions that every table shares: IEEE 754 half precision in its bits, and bfloat16.

@@ -394,6 +394,10 @@ void unpack_row(Storage storage, const std::byte *row, int n, float *out) {
     }
 }
 
+bool unpacks(const Kernels &kernels, Storage storage) {
+    return storage != Storage::q4_0_16x4 || kernels.tile_rows == interleaved_rows;
+}
+
 void separate_rows(const std::byte *group, int n_cols, std::byte *rows) {
     constexpr Size n_rows = interleaved_rows, block_bytes = interleaved_block_bytes / n_rows, n_words = 4;
     const Size n_blocks = size(n_cols / quant_block);

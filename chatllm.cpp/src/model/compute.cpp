@@ -28,7 +28,7 @@ std::size_t tile_bytes(const Kernels &kernels, int n_cols) {
 // For rows that are stored together and have to be separated for this table's tiles, whether or not a file
 // has such; widest_row is in whole blocks.
 std::size_t separated_bytes(const Kernels &kernels, int widest_row) {
-    if (kernels.tile_rows == interleaved_rows) return 0;
+    if (unpacks(kernels, Storage::q4_0_16x4)) return 0;
     const TypeTraits &type = traits(Storage::q4_0);
     return aligned(product(interleaved_rows, widest_row / type.block * type.block_bytes));
 }
@@ -292,7 +292,7 @@ void Compute::multiply_panels(const float *x, int n, int n_precise, std::span<co
 
     const int tile_rows = kernels_.tile_rows;
     const int together = traits(weight.type).rows_together;
-    const bool separate = together > 1 && together != tile_rows;
+    const bool separate = !unpacks(kernels_, weight.type);
     const Storage unpacked_type = separate ? Storage::q4_0 : weight.type;
     int n_tiles = 0;
     for (const Product &each : products) n_tiles += (each.weight->rows() + tile_rows - 1) / tile_rows;
