@@ -259,6 +259,8 @@ def test_a_form_is_what_a_server_reads(fields: dict[str, str], clip: bytes) -> N
     assert headers["Content-Length"] == str(len(sent))
     found = form_of(headers["Content-Type"], sent)
     assert found == {**{name: value.encode() for name, value in fields.items()}, "file": clip}
+    again, _ = multipart(fields, io.BytesIO(clip))
+    assert again == headers, "what is new in a request may stay in a server"
 
 
 @given(

@@ -22,6 +22,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from urllib.parse import unquote
 BALLAST_BYTES = 24 << 20
 NAMES = {f"org/digits-{size}": f"digits-{size}" for size in ("small", "large")}
 GRACE_S = 10
+THREADS = 6
+HEAP_BYTES = 32 << 20
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -103,12 +106,17 @@ class Holder:
 
 
 class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+    """As many threads as it ever needs, from the start: how many stacks there are is then left to no race."""
 
     def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.holder = Holder()
+        self.threads = ThreadPoolExecutor(THREADS)
+        all_of_them = threading.Barrier(THREADS)
+        wait([self.threads.submit(all_of_them.wait) for _ in range(THREADS)])
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.threads.submit(self.process_request_thread, request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is none of ours."""
@@ -174,7 +182,7 @@ class Handler(BaseHTTPRequestHandler):
         if route == "GET" and path == "/models":  # llama-server as a router
             return {"data": [{"id": name, "status": state} for name, state in holder.states.items()]}
         if route == "POST" and path == "/models/load":
-            threading.Thread(target=self.load_as_router, args=(body["model"],)).start()
+            self.server.threads.submit(self.load_as_router, body["model"])
             holder.states[body["model"]] = {"value": "loading", "args": ["llama-server"]}
             return {"success": True}
         if route == "POST" and path == "/models/unload":
@@ -310,9 +318,9 @@ def start(directory: Path) -> None:
             port.read_text() if port.is_file() else "0",
             str(directory),
         ]
-        # A thread serves each request: with several arenas it takes them long until each has grown once.
-        # What malloc trims now and then, some 120 KiB of the interpreter's, is no model's.
-        still = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+        # One heap, which only grows, for the interpreter too: what it takes now and then is no model's.
+        still = {"MALLOC_ARENA_MAX": "1", "PYTHONMALLOC": "malloc"}
+        still |= dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(1 << 30))
         environ = {**os.environ, "PYTHONPATH": str(ROOT), **still}
         subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, start_new_session=True
@@ -350,6 +358,7 @@ def wait_for(condition: Any) -> None:
 def serve(port: int, directory: Path) -> None:
     import asrswitch.transcription.api  # now, so that it is in no model's memory  # noqa: F401
 
+    bytearray(b"x") * HEAP_BYTES  # as large at the start as the heap ever is
     server = Server(port)
     (directory / "pid").write_text(str(os.getpid()))
     (directory / "port").write_text(str(server.server_address[1]))
