@@ -102,7 +102,9 @@ def judge_series(
         reason = "grew after warm-up, but not evenly enough to tell whether it goes on"
     elif slope.high > tolerated and _may_have_grown(steady, tolerated):
         word = Word.INCONCLUSIVE
-        needed = _iterations_to_decide(slope, tolerance, count, len(steady))
+        # Steps that only rise are no noise, which more readings would average out: does another follow?
+        rises = bool(np.all(np.diff(steady) >= 0))
+        needed = 2 * count if rises else _iterations_to_decide(slope, tolerance, count, len(steady))
         reason = "strays too much to tell growth from none"
     elif one_process and steady[-1] - _first_third(steady).max() > tolerance.late_rise:
         # A median of slopes does not see one late step, and one step does not tell whether another follows.

@@ -301,6 +301,17 @@ def test_a_step_is_never_called_flat_however_late_it_comes(count: int) -> None:
             assert verdict.iterations_to_decide is not None and verdict.iterations_to_decide > count
 
 
+@pytest.mark.parametrize("count", [12, 20, 50])
+@pytest.mark.parametrize("height", [1, 2, 30])
+def test_after_a_late_step_as_many_iterations_again_tell_whether_another_follows(
+    count: int, height: int
+) -> None:
+    threads = 20 + height * (np.arange(count) >= count - 2)
+    verdict = judged(np.full(count, 20.0 * MIB), threads=threads)
+    assert (verdict.word, verdict.leading) == (Word.INCONCLUSIVE, "threads")
+    assert verdict.iterations_to_decide == 2 * count
+
+
 @given(st.integers(0, MINIMUM_ITERATIONS - 1))
 def test_few_iterations_decide_nothing(count: int) -> None:
     verdict = judged(np.full(count, 20.0 * MIB))
