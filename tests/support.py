@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 from asrswitch.cli import main
+from helpers.ollama_restart import ended
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,10 +27,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+    """Whether any thread of the process is: it may be a zombie while others than its first still run."""
+    return not ended(pid)
 
 
 def without_progress(errors: str) -> str:

@@ -336,8 +336,11 @@ def stop(directory: Path) -> None:
 
 
 def runs(pid: int) -> bool:
+    """Whether any of its threads does: until then its port is taken."""
+    process = Path(f"/proc/{pid}")
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return not zombie or len(list((process / "task").iterdir())) > 1
     return False
 
 
