@@ -766,7 +766,8 @@ template <int BlockBytes> void multiply_stream(const std::byte *rows, Size row_b
                                                                                    n_cols, prepared, out);
 }
 
-// q4_0_16x4: a lane is a row, and a group is read from its beginning to its end.
+// q4_0_16x4: a lane is a row, and a group is read from its beginning to its end, which the hardware's own
+// prefetcher follows best alone.
 //
 // Prepared: a panel of one row.
 void prepare_interleaved(const float *x, int n_cols, std::byte *prepared) {
@@ -778,8 +779,6 @@ __m512 multiply_group(const std::byte *group, Size blocks, const std::byte *prep
     const __m512i high = _mm512_set1_epi8(static_cast<char>(0xf0));
     __m512 sums = _mm512_setzero_ps();
     for (; blocks > 0; --blocks, group += interleaved_block_bytes, prepared += record_bytes<1>(1)) {
-        UNROLL for (Size line = 0; line < interleaved_block_bytes; line += 64)
-            _mm_prefetch(reinterpret_cast<const char *>(group + near_distance + line), _MM_HINT_T0);
         // The upper nibbles stay where they are, sixteen times their value, as is what their bias of 8 takes
         // away.
         __m512i lower = _mm512_setzero_si512();

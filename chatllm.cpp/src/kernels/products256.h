@@ -411,7 +411,7 @@ template <typename Dot, typename Row> void multiply_stream(const std::byte *weig
 }
 
 // --- One vector of 8 bits against sixteen interleaved rows of q4_0, which are the lanes of registers as they
-// lie.
+// lie, and are read from beginning to end: the hardware's own prefetcher follows that best alone.
 //
 // Prepared: a panel of one row.
 
@@ -427,15 +427,11 @@ inline void prepare_interleaved(const float *x, int n_cols, std::byte *prepared)
 template <typename Dot> void multiply_interleaved(const std::byte *rows, Size, int n_rows, int n_cols,
                                                   const std::byte *prepared, float *out) {
     const __m256i low = _mm256_set1_epi8(15);
-    const std::byte *ahead = rows + prefetch_distance;
     for (int first = 0; first < n_rows; first += interleaved_rows, out += interleaved_rows) {
         __m256 sums[n_tile_registers];
         UNROLL for (int v = 0; v < n_tile_registers; ++v) sums[v] = _mm256_setzero_ps();
         const std::byte *x = prepared;
         for (Size b = n_blocks(n_cols); b > 0; --b, x += record_bytes<1>) {
-            UNROLL for (Size line = 0; line < interleaved_block_bytes; line += 64)
-                _mm_prefetch(reinterpret_cast<const char *>(ahead + line), _MM_HINT_T0);
-            ahead += interleaved_block_bytes;
             const std::byte *piece = rows + interleaved_scales_bytes;
             __m256i products[n_tile_registers];
             UNROLL for (int v = 0; v < n_tile_registers; ++v) products[v] = _mm256_setzero_si256();
