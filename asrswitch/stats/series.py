@@ -102,9 +102,7 @@ def judge_series(
         reason = "grew after warm-up, but not evenly enough to tell whether it goes on"
     elif slope.high > tolerated and _may_have_grown(steady, tolerated):
         word = Word.INCONCLUSIVE
-        # Steps that only rise are no noise, which more readings would average out: does another follow?
-        rises = bool(np.all(np.diff(steady) >= 0))
-        needed = 2 * count if rises else _iterations_to_decide(slope, tolerance, count, len(steady))
+        needed = _iterations_to_decide(slope, tolerance, count, steady)
         reason = "strays too much to tell growth from none"
     elif one_process and steady[-1] - _first_third(steady).max() > tolerance.late_rise:
         # A median of slopes does not see one late step, and one step does not tell whether another follows.
@@ -135,17 +133,24 @@ def _first_third(steady: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return steady[: max(1, len(steady) // 3)]
 
 
-def _iterations_to_decide(slope: Slope, tolerance: Tolerance, iterations: int, steady: int) -> int:
+def _iterations_to_decide(
+    slope: Slope, tolerance: Tolerance, iterations: int, steady: npt.NDArray[np.float64]
+) -> int:
     """Iterations until a series without growth would very likely be told from one at the tolerance.
 
     The interval's width falls as n^-1.5, a tolerance over the whole run as 1 / n. Half the width must come
     down to half the tolerance, for the slope itself wanders as far. The slope found here does not enter: it
     is what is not known yet.
+
+    Steps that only rise are no noise, which more readings would average out: as many again tell whether
+    another follows.
     """
+    if np.all(np.diff(steady) >= 0):
+        return 2 * iterations
     half = max(slope.high - slope.slope, slope.slope - slope.low)
     over = 2 * half / tolerance.slope(iterations)
     longer = over * over if tolerance.per_iteration == 0 else _longer(over, tolerance, iterations)
-    return iterations - steady + math.ceil(steady * max(1.0, longer))
+    return iterations - len(steady) + math.ceil(len(steady) * max(1.0, longer))
 
 
 def _longer(over: float, tolerance: Tolerance, iterations: int) -> float:

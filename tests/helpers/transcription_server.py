@@ -14,7 +14,6 @@ import json
 import mmap
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -328,22 +327,6 @@ def start(directory: Path) -> None:
     wait_for(lambda: bool(port.is_file() and port.read_text()) and answers(int(port.read_text())))
 
 
-def stop(directory: Path) -> None:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        pid = int((directory / "pid").read_text())
-        os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not runs(pid))
-
-
-def runs(pid: int) -> bool:
-    """Whether any of its threads does: until then its port is taken."""
-    process = Path(f"/proc/{pid}")
-    with contextlib.suppress(OSError):
-        zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        return not zombie or len(list((process / "task").iterdir())) > 1
-    return False
-
-
 def answers(port: int) -> bool:
     with contextlib.suppress(OSError):
         return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=GRACE_S).status == 200)
@@ -369,15 +352,17 @@ def serve(port: int, directory: Path) -> None:
 
 
 if __name__ == "__main__":
+    from ollama_restart import end  # beside this program
+
     match sys.argv[1:]:
         case ["serve", port, directory]:
             serve(int(port), Path(directory))
         case ["start", directory]:
             start(Path(directory))
         case ["stop", directory]:
-            stop(Path(directory))
+            end(Path(directory))
         case ["restart", directory]:
-            stop(Path(directory))
+            end(Path(directory))
             start(Path(directory))
         case _:
             sys.exit(__doc__)
