@@ -16,7 +16,7 @@ from pathlib import Path
 
 from asrswitch.worker.protocol import CeilingMeasured
 from asrswitch.worker_process import WorkerProcess
-from engine import load, load_options, scratch_and_workers, started, transcribe, write_clip
+from engine import TIMEOUT_S, load, load_options, scratch_and_workers, started, transcribe, write_clip
 
 NEW_TOKENS = 24
 AGREES = 1.15  # the highest slice over the lowest
@@ -25,7 +25,7 @@ STEP_GB_PER_S = 10
 
 def read_ceiling(process: WorkerProcess) -> list[float]:
     ceiling = {"kind": "read", "threads": 2, "slices": 4, "slice_ms": 4.0}
-    reply = process.request({"command": "measure_ceiling", "ceiling": ceiling}, CeilingMeasured, 60)
+    reply = process.request({"command": "measure_ceiling", "ceiling": ceiling}, CeilingMeasured, TIMEOUT_S)
     return [rate / 1e9 for rate in reply["rates"]]
 
 
